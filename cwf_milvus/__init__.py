@@ -1,0 +1,1 @@
+"""Instance search for Milvus with class-weighted convolutional features."""

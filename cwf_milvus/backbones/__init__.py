@@ -1,0 +1,1 @@
+"""Networks seen as Eq. 1 sees them."""

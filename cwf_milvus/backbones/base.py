@@ -1,0 +1,83 @@
+"""What every network gives: features, class-map source, class weights and logits."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from cwf_milvus.errors import WeightsError
+
+
+@dataclass(frozen=True)
+class FeatureMaps:
+    """One forward pass over a batch of B images of equal size.
+
+    Attributes:
+        features: X of shape (B, K, H, W), non-negative.
+        class_source: G of shape (B, M, H', W'), the maps that the classifier sees.
+        logits: of shape (B, C).
+        class_weights: maps class ids of shape (B, N), int64, to w of shape (B, N, M), so that
+            the class activation map of Eq. 1 is ``sum_m w[m] * G[m]``.
+    """
+
+    features: Tensor
+    class_source: Tensor
+    logits: Tensor
+    class_weights: Callable[[Tensor], Tensor]
+
+
+class Backbone(nn.Module, ABC):
+    """A classifier seen as Eq. 1 sees it. Input is RGB in 0..255; it normalises by itself.
+
+    Attributes:
+        name: the registry's name, for example ``"efficientnet_lite0"``.
+        n_features: K, the channels of X.
+        stride: pixels of the input for one cell of X.
+        native_size: side in pixels of the images that the network was trained on.
+        class_names: C names in the order of the logits.
+    """
+
+    name: str
+    n_features: int
+    stride: int
+    native_size: int
+    class_names: Sequence[str]
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> FeatureMaps:
+        """Run the network once.
+
+        Args:
+            images: RGB in 0..255 of shape (B, 3, h, w), uint8 or float, on the module's device.
+        """
+
+    def predict(self, images: Tensor) -> Tensor:
+        """Return the logits alone, of shape (B, C)."""
+        return self.forward(images).logits
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters live."""
+        return next(self.parameters()).device
+
+    def digest(self) -> str:
+        """SHA-256, as 64 hex digits, over the names and values of all weights."""
+        digest = hashlib.sha256()
+        for name, value in sorted(self.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def check_finite(self) -> None:
+        """Raise `WeightsError` naming the first weight that holds NaN or infinity."""
+        for name, value in self.state_dict().items():
+            if value.is_floating_point() and not torch.isfinite(value).all():
+                raise WeightsError(
+                    f"weight {name!r} of {self.name!r} holds NaN or infinity: the checkpoint is "
+                    "damaged; fetch it again or pass another file with weights=FILE"
+                )

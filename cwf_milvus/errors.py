@@ -1,0 +1,41 @@
+"""Errors: what was wrong, which value, and what to do about it."""
+
+
+class CwfError(Exception):
+    """Base of every error that cwf-milvus raises on purpose."""
+
+
+class ImageError(CwfError, ValueError):
+    """A photo that cannot be read or decoded, or is outside the size limits."""
+
+
+class BoxError(CwfError, ValueError):
+    """A box that is malformed, empty, or outside its image."""
+
+
+class SettingsError(CwfError, ValueError):
+    """A setting or argument with a value that cannot work."""
+
+
+class WeightsError(CwfError):
+    """Network weights that are missing, unsafe, damaged, or of another network."""
+
+
+class WhiteningError(CwfError, ValueError):
+    """A whitening that is missing, was fitted on too little, or is of another dimension."""
+
+
+class MismatchError(CwfError):
+    """An encoder and a collection (or file) that were not made for each other."""
+
+
+class CollectionError(CwfError):
+    """A collection that is missing, already there, or damaged."""
+
+
+class StoreError(CwfError):
+    """Milvus cannot be reached, refuses, or failed half-way."""
+
+
+class FilterError(CwfError, ValueError):
+    """A Milvus filter expression that the server refused."""
