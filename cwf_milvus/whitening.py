@@ -314,7 +314,7 @@ class Whitening(TransformerMixin, BaseEstimator):
         weight, offset = self._map_on(x.device)
         rows = x.reshape(-1, x.shape[-1])
         whitened = l2_normalize(torch.addmm(offset, rows, weight))
-        whitened *= rows.any(dim=1, keepdim=True)
+        whitened *= torch.linalg.vector_norm(rows, dim=1, keepdim=True) > 0
         return whitened.reshape(*x.shape[:-1], weight.shape[1])
 
     def _map_on(self, device: torch.device) -> tuple[Tensor, Tensor]:
