@@ -1,0 +1,556 @@
+"""A photo in, its vectors out: backbone, pooling, whitening and their settings, as one object."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cwf_milvus import aggregation, cam, pooling, regions
+from cwf_milvus.backbones import create_backbone
+from cwf_milvus.batching import batches
+from cwf_milvus.encoding import Encoding, LocalVectors
+from cwf_milvus.errors import ImageError, MismatchError, SettingsError, WhiteningError
+from cwf_milvus.images import Box, Image, list_photos, load_image
+from cwf_milvus.settings import default_settings
+from cwf_milvus.views import Prepared, prepare, prepare_query
+from cwf_milvus.whitening import FEWEST_DIMENSIONS, SAMPLES_PER_DIMENSION, Whitening
+from cwf_milvus.whitenings import Whitenings, fit_conditions
+
+SETTINGS_FILE = "settings.json"
+WHITENING_FILE = "whitening.safetensors"
+
+
+class Encoder:
+    """Turns photos into vectors; whole in itself once fitted, saved, or restored.
+
+    Args:
+        backbone: a name that `list_backbones` knows, or any torchvision or timm classifier's.
+        weights: a checkpoint (safetensors, or a torch file of tensors alone); None for the
+            backbone's own source.
+        device: "cpu", "cuda", ...; None for the GPU where there is one.
+        whitening: "default" for the one that the package ships, a file or saved encoder, a
+            `Whitenings`, or None to go without.
+        batch_size: photos in one forward pass; None for 8 on a CPU, 32 on a GPU. Not part of the
+            fingerprint.
+        settings: any field of `EncoderSettings`.
+
+    Raises:
+        SettingsError: an unknown setting or a value that cannot work.
+        WeightsError: no weights to be had, or damaged ones.
+
+    Example:
+        >>> encoder = Encoder("efficientnet_lite0")
+        >>> encoding = encoder.encode(["photo.jpg"])[0]
+        >>> encoding.descriptor.shape
+        (1024,)
+    """
+
+    def __init__(
+        self,
+        backbone: str = "efficientnet_lite0",
+        *,
+        weights: str | Path | None = None,
+        device: str | torch.device | None = None,
+        whitening: str | Path | Whitenings | None = "default",
+        batch_size: int | None = None,
+        **settings: Any,
+    ) -> None:
+        self.settings = default_settings(backbone, **settings)
+        self.weights = None if weights is None else str(weights)
+        self.backbone = create_backbone(
+            backbone,
+            weights=weights,
+            layer=self.settings.layer,
+            cams_from=self.settings.cams_from,
+            device=device,
+        )
+        self._weights_digest = self.backbone.digest()
+        if self.settings.classes and max(self.settings.classes) >= len(self.class_names):
+            raise SettingsError(
+                f"classes names {max(self.settings.classes)}: {backbone} has classes 0 to "
+                f"{len(self.class_names) - 1}"
+            )
+        self.batch_size = batch_size or (32 if self.device.type == "cuda" else 8)
+        self._unfitted = ""
+        self.whitenings: Whitenings | None = None
+        if whitening is not None:
+            self._take_whitening(whitening)
+        else:
+            self.settings = replace(self.settings, dim=self.backbone.n_features)
+
+    def _take_whitening(self, source: str | Path | Whitenings) -> None:
+        try:
+            if isinstance(source, Whitenings):
+                found = source
+            elif source == "default":
+                found = Whitenings.default(self.settings.backbone)
+            else:
+                found = Whitenings.from_file(source)
+            found.check_fits(self.settings)
+        except WhiteningError as error:
+            if source != "default":
+                raise
+            self._unfitted = str(error)  # an encoder made to be fitted: refused at first use
+        else:
+            self.whitenings = found.used_at(self.settings)
+
+    def __repr__(self) -> str:
+        return (
+            f"Encoder({self.settings.backbone!r}, dim={self.dim}, "
+            f"image_size={self.settings.image_size}, whitening={self.whitening_origin!r}, "
+            f"device={str(self.device)!r})"
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network runs."""
+        return self.backbone.device
+
+    @property
+    def dim(self) -> int:
+        """d, of the descriptor and of every class and region vector."""
+        return self.settings.dim
+
+    @property
+    def n_classes(self) -> int:
+        """N, the class vectors of an image."""
+        wanted = len(self.settings.classes or ()) or self.settings.n_classes
+        return min(wanted, len(self.class_names))
+
+    @property
+    def n_regions(self) -> int:
+        """R, the most region vectors that an image can have."""
+        grid = sum(level * level for level in self.settings.region_levels)
+        return grid + (len(regions.THRESHOLDS) if self.settings.cam_regions else 0)
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        """The names of the network's classes, in the order of their ids."""
+        return self.backbone.class_names
+
+    @property
+    def whitening_origin(self) -> str:
+        """Which whitening is used, in words."""
+        if self.whitenings is not None:
+            return self.whitenings.origin
+        return "none yet: call fit" if self._unfitted else "none"
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256, in hex, of all that can change a vector: settings, weights, whitening."""
+        what = json.dumps(
+            {
+                "settings": self.settings.to_dict(),
+                "weights": self._weights_digest,
+                "whitening": self.whitenings.digest if self.whitenings else None,
+            },
+            sort_keys=True,
+        )
+        return hashlib.sha256(what.encode()).hexdigest()
+
+    @property
+    def at_least(self) -> int | None:
+        """Longest side in pixels that a photo must keep when it is decoded."""
+        return 2 * self.settings.image_size if self.settings.resize == "longest" else None
+
+    # Encoding
+
+    def encode(self, images: Iterable[object]) -> list[Encoding]:
+        """Encode photos, in the order given; equal grids share a forward pass.
+
+        Args:
+            images: paths, urls, bytes, arrays, PIL images, tensors or `Image`s.
+
+        Raises:
+            ImageError: a photo that cannot be decoded.
+            WhiteningError: the encoder was made without a whitening and has not been fitted.
+        """
+        return self._encode_any([self.prepare(self.read(image)) for image in images])
+
+    def encode_query(self, image: object, box: object = None) -> Encoding:
+        """Encode a query: classes from the crop alone, features of the whole photo in the box.
+
+        Args:
+            image: anything that `encode` takes.
+            box: x1, y1, x2, y2 in pixels of the upright original; None for the whole photo.
+
+        Raises:
+            ImageError: a photo that cannot be decoded.
+            BoxError: a box that is malformed, empty or outside the photo.
+        """
+        return self.encode_queries([(image, box)])[0]
+
+    def encode_queries(self, queries: Iterable[tuple[object, object]]) -> list[Encoding]:
+        """Encode several (image, box) queries; see `encode_query`."""
+        return self._encode_any([self.prepare_query(image, box) for image, box in queries])
+
+    def read(self, image: object) -> Image:
+        """Decode a photo, a JPEG no larger than needed.
+
+        Raises:
+            ImageError: a photo that cannot be decoded.
+        """
+        return load_image(image, at_least=self.at_least)
+
+    def prepare(self, image: Image) -> Prepared:
+        """Resize a photo for the network; thread-safe, for the threads that decode."""
+        return prepare(image, self.settings, self.backbone.stride)
+
+    def prepare_query(self, image: object, box: object = None) -> Prepared:
+        """Resize a query for the network; with a box, the class view is the crop alone.
+
+        Raises:
+            ImageError: a photo that cannot be decoded.
+            BoxError: a box that is malformed, empty or outside the photo.
+        """
+        wanted = Box.of(box)
+        if wanted is None:
+            return self.prepare(self.read(image))
+        return prepare_query(load_image(image), wanted, self.settings, self.backbone.stride)
+
+    def encode_prepared(self, batch: Sequence[Prepared]) -> list[Encoding]:
+        """Encode photos of one grid in one forward pass.
+
+        Raises:
+            WhiteningError: the encoder was made without a whitening and has not been fitted.
+        """
+        if self._unfitted and self.whitenings is None:
+            raise WhiteningError(self._unfitted)
+        local = self.local_vectors(batch)
+        class_vectors = self.whiten(local.class_vectors, "classes")
+        counts = [len(vectors) for vectors in local.region_vectors]
+        region_vectors = self.whiten(torch.cat(local.region_vectors), "regions")
+        region_lists = torch.split(region_vectors, counts)
+        descriptors = self.describe(class_vectors, region_lists).cpu().numpy()
+        ids, scores = local.class_ids.cpu().numpy(), local.class_scores.cpu().numpy()
+        class_arrays = class_vectors.cpu().numpy()
+        region_arrays = [vectors.cpu().numpy() for vectors in region_lists]
+        return [
+            Encoding(
+                descriptors[i],
+                ids[i],
+                scores[i],
+                class_arrays[i],
+                _in_pixels(local.region_boxes[i], local.cells, prepared),
+                region_arrays[i],
+                prepared.uri,
+                prepared.content,
+                prepared.width,
+                prepared.height,
+            )
+            for i, prepared in enumerate(batch)
+        ]
+
+    @torch.no_grad()
+    def local_vectors(self, batch: Sequence[Prepared]) -> LocalVectors:
+        """Return class and region vectors of photos of one grid, before whitening."""
+        maps = self.backbone(self._stack([prepared.view for prepared in batch]))
+        logits = maps.logits
+        if batch[0].class_view is not None:
+            views = [p.class_view for p in batch if p.class_view is not None]
+            logits = self.backbone.predict(self._stack(views))
+        ids, scores = cam.top_classes(logits, self.n_classes, self.settings.classes)
+        features = maps.features
+        height, width = features.shape[-2:]
+        class_maps = cam.class_activation_maps(
+            maps.class_source, maps.class_weights(ids), (height, width)
+        )
+        return self._pool(features, class_maps, ids, scores, [p.box for p in batch])
+
+    def _pool(
+        self,
+        features: Tensor,
+        class_maps: Tensor,
+        ids: Tensor,
+        scores: Tensor,
+        boxes: Sequence[tuple[int, int, int, int] | None],
+    ) -> LocalVectors:
+        height, width = features.shape[-2:]
+        if any(boxes):  # queries: every box crops its own grid
+            parts = [
+                self._pool_whole(features[i : i + 1], class_maps[i : i + 1], box)
+                for i, box in enumerate(boxes)
+            ]
+            class_vectors = torch.cat([part[0] for part in parts])
+            region_boxes = [part[1][0] for part in parts]
+            region_vectors = [part[2][0] for part in parts]
+        else:
+            class_vectors, region_boxes, region_vectors = self._pool_whole(
+                features, class_maps, None
+            )
+        return LocalVectors(
+            ids, scores, class_vectors, region_boxes, region_vectors, (height, width)
+        )
+
+    def _pool_whole(
+        self, features: Tensor, class_maps: Tensor, box: tuple[int, int, int, int] | None
+    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        x1, y1 = (box[0], box[1]) if box else (0, 0)
+        if box:
+            features = features[..., box[1] : box[3], box[0] : box[2]]
+            class_maps = class_maps[..., box[1] : box[3], box[0] : box[2]]
+        weighted = features
+        if self.settings.feature_weighting == "crow":
+            weighted = features * pooling.crow_spatial_weights(features)[:, None]
+        class_vectors = pooling.class_vectors(
+            weighted, class_maps, channel_weights=pooling.channel_weights(features)
+        )
+        height, width = features.shape[-2:]
+        grid = regions.grid_boxes(height, width, self.settings.region_levels)
+        region_boxes = [grid] * len(features)
+        region_vectors = list(pooling.region_vectors(features, grid))
+        if self.settings.cam_regions:
+            extra = regions.heat_boxes(class_maps[:, :2].mean(1))
+            region_boxes = [torch.cat([grid, torch.tensor(boxes)]) for boxes in extra]
+            region_vectors = [
+                pooling.region_vectors(features[i : i + 1], boxes)[0]
+                for i, boxes in enumerate(region_boxes)
+            ]
+        shift = torch.tensor([x1, y1, x1, y1])
+        return class_vectors, [boxes + shift for boxes in region_boxes], region_vectors
+
+    def whiten(self, vectors: Tensor, kind: str) -> Tensor:
+        """Whiten "classes" or "regions" vectors of shape (..., K) to (..., d), unit length."""
+        if self.whitenings is None:
+            return vectors
+        return getattr(self.whitenings, kind).transform(vectors)
+
+    def describe(self, class_vectors: Tensor, region_vectors: Sequence[Tensor]) -> Tensor:
+        """Return the descriptors (B, d) of whitened class vectors (B, N, d) and B (R, d)."""
+        of_classes = aggregation.offline(class_vectors[:, : self.settings.n_pooled])
+        if self.settings.descriptor == "classes":
+            return of_classes
+        of_regions = torch.stack([pooling.l2_normalize(v.sum(0)) for v in region_vectors])
+        if self.settings.descriptor == "regions":
+            return of_regions
+        return pooling.l2_normalize(of_classes + of_regions)
+
+    def _encode_any(self, prepared: Sequence[Prepared]) -> list[Encoding]:
+        encodings: dict[int, Encoding] = {}
+        for indices in batches(enumerate(prepared), self.batch_size, lambda item: item[1].grid):
+            for (index, _), encoding in zip(
+                indices, self.encode_prepared([item for _, item in indices]), strict=True
+            ):
+                encodings[index] = encoding
+        return [encodings[index] for index in range(len(prepared))]
+
+    def _stack(self, views: Sequence[Tensor]) -> Tensor:
+        batch = torch.stack(list(views))
+        if self.device.type == "cuda":
+            return batch.pin_memory().to(self.device, non_blocking=True)
+        return batch
+
+    # Fitting
+
+    def fit(
+        self,
+        photos: object,
+        *,
+        origin: str | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Encoder:
+        """Fit both whitenings on photos, streaming; best on others than those to be searched.
+
+        Args:
+            photos: files, folders, globs, urls, or a sequence of anything that `encode` takes.
+            origin: the words that `info` shows for this whitening.
+            progress: called with (photos done, photos in all).
+
+        Returns:
+            self. A photo that cannot be read is passed over with a warning. With fewer than
+            4 * d class or region vectors, d is reduced, with a warning.
+
+        Raises:
+            WhiteningError: too few photos for any whitening.
+        """
+        items = _photo_items(photos)
+        kinds = {"classes": Whitening(self._fit_dim()), "regions": Whitening(self._fit_dim())}
+        failed: list[str] = []
+        done = 0
+
+        def readable() -> Iterable[Prepared]:
+            for item in items:
+                try:
+                    yield self.prepare(self.read(item))
+                except ImageError as error:
+                    failed.append(str(error))
+
+        for batch in batches(readable(), self.batch_size, lambda prepared: prepared.grid):
+            local = self.local_vectors(batch)
+            chosen = local.class_vectors[:, : self.settings.n_fit_classes].flatten(0, 1)
+            kinds["classes"].partial_fit(chosen[chosen.any(-1)])
+            kinds["regions"].partial_fit(torch.cat(local.region_vectors))
+            done += len(batch)
+            if progress is not None:
+                progress(done, len(items))
+        if failed:
+            warnings.warn(
+                f"{len(failed)} of {len(items)} photos were not fitted on; the first: {failed[0]}",
+                stacklevel=2,
+            )
+        if not done:
+            fewest = -(-FEWEST_DIMENSIONS * SAMPLES_PER_DIMENSION // self.settings.n_fit_classes)
+            raise WhiteningError(
+                f"none of the {len(items)} photos to fit on could be read: give at least "
+                f"{fewest} readable ones"
+            )
+        dim = min(len(whitening.components_) for whitening in kinds.values())
+        self.settings = replace(self.settings, dim=dim)
+        self.whitenings = Whitenings(
+            kinds["classes"],
+            kinds["regions"],
+            origin or f"fitted on {done} photos",
+            fit_conditions(self.settings),
+        ).used_at(self.settings)
+        self._unfitted = ""
+        return self
+
+    def _fit_dim(self) -> int:
+        return min(self.settings.dim, self.backbone.n_features)
+
+    def predefine_classes(self, photos: object, n: int) -> tuple[int, ...]:
+        """Count a predefined class list from representative queries, the most frequent first.
+
+        Pass it to a new encoder as ``classes=``.
+
+        Args:
+            photos: as in `fit`.
+            n: how many classes.
+        """
+        top = [
+            encoded.class_ids.cpu().numpy()
+            for batch in batches(
+                (self.prepare(self.read(item)) for item in _photo_items(photos)),
+                self.batch_size,
+                lambda prepared: prepared.grid,
+            )
+            for encoded in [self.local_vectors(batch)]
+        ]
+        return tuple(aggregation.count_classes([row for rows in top for row in rows], n))
+
+    # Keeping
+
+    def state(self) -> dict[str, bytes]:
+        """Return all that restores this encoder, but for the network's weights, as small files.
+
+        Raises:
+            WhiteningError: the encoder has not been fitted.
+        """
+        if self._unfitted and self.whitenings is None:
+            raise WhiteningError(self._unfitted)
+        about = {
+            "format": 1,
+            "settings": self.settings.to_dict(),
+            "weights_sha256": self._weights_digest,
+            "weights": self.weights,
+            "fingerprint": self.fingerprint,
+        }
+        state = {SETTINGS_FILE: json.dumps(about, indent=2).encode()}
+        if self.whitenings is not None:
+            state[WHITENING_FILE] = self.whitenings.to_bytes()
+        return state
+
+    @classmethod
+    def from_state(
+        cls,
+        state: Mapping[str, bytes],
+        *,
+        weights: str | Path | None = None,
+        device: str | torch.device | None = None,
+        batch_size: int | None = None,
+    ) -> Encoder:
+        """Restore an encoder from `state`.
+
+        Args:
+            state: what `state` gave.
+            weights: the network's checkpoint; None for where it was when the state was made.
+            device: as in `Encoder`.
+            batch_size: as in `Encoder`.
+
+        Raises:
+            MismatchError: the weights to be had are not those that the state was made with.
+            SettingsError: a damaged state, or one of a newer version.
+        """
+        try:
+            about = json.loads(state[SETTINGS_FILE])
+            settings, recorded = dict(about["settings"]), str(about["fingerprint"])
+            version = about["format"]
+        except (KeyError, ValueError, TypeError) as error:
+            raise SettingsError(
+                f"not the state of an encoder ({error!r}): the settings are missing or damaged"
+            ) from error
+        if version != 1:
+            raise SettingsError(
+                f"an encoder of format {version!r}, this version reads 1: update cwf-milvus"
+            )
+        data = state.get(WHITENING_FILE)
+        encoder = cls(
+            weights=weights or about.get("weights"),
+            device=device,
+            batch_size=batch_size,
+            whitening=None if data is None else Whitenings.from_bytes(data),
+            **settings,
+        )
+        if encoder.fingerprint != recorded:
+            what = (
+                f"weights with SHA-256 {encoder._weights_digest}, it was made with "
+                f"{about.get('weights_sha256')}"
+                if encoder._weights_digest != about.get("weights_sha256")
+                else f"fingerprint {encoder.fingerprint}, it was made with {recorded}"
+            )
+            raise MismatchError(
+                f"the encoder {settings.get('backbone')!r} was restored with {what}: pass the "
+                "original weights with weights=FILE (`--weights FILE`)"
+            )
+        return encoder
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the encoder to a folder as JSON and safetensors; returns the folder."""
+        path = Path(folder)
+        path.mkdir(parents=True, exist_ok=True)
+        for name, data in self.state().items():
+            (path / name).write_bytes(data)
+        return path
+
+    @classmethod
+    def load(cls, folder: str | Path, **options: Any) -> Encoder:
+        """Read an encoder that `save` wrote; options as in `from_state`.
+
+        Raises:
+            SettingsError: not the folder of an encoder.
+        """
+        path = Path(folder)
+        state = {
+            name: (path / name).read_bytes()
+            for name in (SETTINGS_FILE, WHITENING_FILE)
+            if (path / name).is_file()
+        }
+        if SETTINGS_FILE not in state:
+            raise SettingsError(
+                f"no encoder in {str(folder)!r}: {SETTINGS_FILE} is missing; give a folder that "
+                "`Encoder.save` wrote"
+            )
+        return cls.from_state(state, **options)
+
+
+def _photo_items(photos: object) -> list[object]:
+    if isinstance(photos, str | Path):
+        return list(list_photos([photos]))
+    items = list(photos) if isinstance(photos, Iterable) else [photos]
+    if items and all(isinstance(item, str | Path) for item in items):
+        return list(list_photos(items))
+    return items
+
+
+def _in_pixels(boxes: Tensor, cells: tuple[int, int], prepared: Prepared) -> np.ndarray:
+    scale = torch.tensor([prepared.width / cells[1], prepared.height / cells[0]]).repeat(2)
+    return (boxes.cpu() * scale).numpy().astype(np.float32)

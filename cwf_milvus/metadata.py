@@ -1,0 +1,108 @@
+"""The user's own fields of each photo: from a mapping, a CSV file or a JSONL file."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cwf_milvus.errors import SettingsError
+from cwf_milvus.images import uri_of
+
+FILE_NAME = "file_name"
+BESIDE = ("metadata.jsonl", "metadata.csv")
+
+
+class Metadata:
+    """Looks up the fields of a photo by its uri, its path in an indexed folder, or its name.
+
+    Args:
+        fields: uri, path or file name to a dict of fields.
+        folders: the folders that relative paths may be in.
+    """
+
+    def __init__(
+        self, fields: Mapping[str, Mapping[str, Any]], folders: Sequence[str] = ()
+    ) -> None:
+        self._fields = {str(key): dict(value) for key, value in fields.items()}
+        self._folders = [Path(folder) for folder in folders]
+
+    def __bool__(self) -> bool:
+        return bool(self._fields)
+
+    def of(self, uri: str) -> dict[str, Any] | None:
+        """Return the fields of a photo; None where nothing is said of it."""
+        for key in self._keys(uri):
+            if key in self._fields:
+                return self._fields[key]
+        return None
+
+    def _keys(self, uri: str) -> list[str]:
+        keys = [uri]
+        for folder in self._folders:
+            prefix = str(folder) + os.sep
+            if uri.startswith(prefix):
+                keys.append(uri[len(prefix) :])
+        keys.append(uri.replace("\\", "/").rpartition("/")[2])
+        return keys
+
+    @classmethod
+    def read(cls, source: object, folders: Sequence[str] = ()) -> Metadata:
+        """Read metadata from a mapping or a file; None looks beside the photos.
+
+        Args:
+            source: a mapping, or a ``.csv`` or ``.jsonl`` file whose rows have a column
+                ``file_name`` (a name, a path in an indexed folder, or a uri) and any other fields;
+                None for ``metadata.jsonl`` or ``metadata.csv`` in `folders`, where there is one.
+            folders: the indexed folders.
+
+        Raises:
+            SettingsError: a file that cannot be read; names the file, and the line at fault.
+        """
+        if isinstance(source, Mapping):
+            return cls({_key(name): fields for name, fields in source.items()}, folders)
+        if source is not None:
+            return cls(_read(Path(str(source))), folders)
+        found: dict[str, dict[str, Any]] = {}
+        for folder in folders:
+            for name in BESIDE:
+                file = Path(folder) / name
+                if file.is_file():
+                    rows = _read(file)
+                    found |= {uri_of(Path(folder) / key): row for key, row in rows.items()}
+                    break
+        return cls(found, folders)
+
+
+def _key(name: object) -> str:
+    return uri_of(name) if isinstance(name, Path) else str(name)
+
+
+def _read(file: Path) -> dict[str, dict[str, Any]]:
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as lines:
+            if file.suffix.lower() == ".csv":
+                rows = [
+                    {key: value for key, value in row.items() if value not in (None, "")}
+                    for row in csv.DictReader(lines)
+                ]
+            else:
+                rows = [json.loads(line) for line in lines if line.strip()]
+    except (OSError, ValueError, csv.Error) as error:
+        raise SettingsError(
+            f"cannot read the metadata file {str(file)!r} ({error}): give a UTF-8 .csv with a "
+            f"header, or a .jsonl with an object a line"
+        ) from error
+    fields: dict[str, dict[str, Any]] = {}
+    for number, row in enumerate(rows, start=1):
+        name = row.pop(FILE_NAME, None) if isinstance(row, dict) else None
+        if not isinstance(name, str) or None in row:
+            raise SettingsError(
+                f"row {number} of {str(file)!r} does not fit: every row needs a {FILE_NAME!r} "
+                "and no more values than the header has columns"
+            )
+        fields[name] = row
+    return fields
