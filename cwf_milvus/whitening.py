@@ -50,7 +50,8 @@ class Whitening(TransformerMixin, BaseEstimator):
 
     Args:
         dim: d, the dimensions to keep.
-        power: exponent of the eigenvalue: 0.5 whitens fully (the paper), 0.25 half, 0 only rotates.
+        power: exponent of the eigenvalue: 0.5 whitens fully (the paper), 0.25 half, 0 only rotates;
+            may be set on a fitted whitening, as may eps.
         eps: eigenvalues count as at least this fraction of the largest.
 
     Attributes:
@@ -80,7 +81,7 @@ class Whitening(TransformerMixin, BaseEstimator):
             WhiteningError: NaN or infinity, too few samples, no variance, or a setting that
                 cannot work.
         """
-        for name in ("_mean", "_scatter", "_solution", "n_samples_", "n_features_in_"):
+        for name in ("_mean", "_scatter", "_solution", "_maps", "n_samples_", "n_features_in_"):
             self.__dict__.pop(name, None)
         self.partial_fit(X)
         self._solve()
@@ -99,13 +100,16 @@ class Whitening(TransformerMixin, BaseEstimator):
                 "a loaded whitening cannot be continued, as its sums are not stored: use fit"
             )
         rows = X.reshape(-1, X.shape[-1])
+        chunks = [slice(at, at + _ROWS_AT_ONCE) for at in range(0, len(rows), _ROWS_AT_ONCE)]
+        for chunk in chunks:
+            _check_finite(_float64(rows[chunk]))
         if "_scatter" not in self.__dict__:
             self.n_samples_, self.n_features_in_ = 0, int(rows.shape[1])
             self._mean = np.zeros(self.n_features_in_)
             self._scatter = np.zeros((self.n_features_in_, self.n_features_in_))
         self._check_width(rows.shape[1])
-        for start in range(0, len(rows), _ROWS_AT_ONCE):
-            self._accumulate(_float64(rows[start : start + _ROWS_AT_ONCE]))
+        for chunk in chunks:
+            self._accumulate(_float64(rows[chunk]))
         return self
 
     def transform(self, X: Vectors) -> Vectors:
@@ -122,7 +126,7 @@ class Whitening(TransformerMixin, BaseEstimator):
             WhiteningError: X has another K than the whitening was fitted on.
             sklearn.exceptions.NotFittedError: nothing was fitted or loaded yet.
         """
-        check_is_fitted(self)
+        self._solve()
         self._check_width(X.shape[-1])
         if isinstance(X, np.ndarray):
             return self._transform(torch.from_numpy(np.asarray(X, dtype=np.float32))).numpy()
@@ -179,10 +183,8 @@ class Whitening(TransformerMixin, BaseEstimator):
                 " together as (K,), (d, K), (d,) and three scalars"
             )
         for name, tensor in tensors.items():
-            if name != "n_samples" and not tensor.is_floating_point():
-                raise WhiteningError(f"damaged whitening: {name} is {tensor.dtype}, not float")
-            if not torch.isfinite(tensor.double()).all():
-                raise WhiteningError(f"damaged whitening: {name} holds NaN or infinity")
+            if tensor.is_floating_point() != (name != "n_samples"):
+                raise WhiteningError(f"damaged whitening: {name} is of {tensor.dtype}")
         d, k = components.shape
         n_samples = int(scalars[0])
         if d > k or n_samples < 1 or (variance < 0).any() or not (variance > 0).any():
@@ -196,6 +198,8 @@ class Whitening(TransformerMixin, BaseEstimator):
         whitening._solution = _Solution(
             *(tensor.detach().cpu().float().numpy() for tensor in (mean, components, variance))
         )
+        if not all(part.isfinite().all() for part in whitening._map_on(torch.device("cpu"))):
+            raise WhiteningError("damaged whitening: it holds NaN, infinity or numbers near it")
         return whitening
 
     def save(self, path: str | Path, dtype: torch.dtype = torch.float32) -> None:
@@ -242,12 +246,6 @@ class Whitening(TransformerMixin, BaseEstimator):
 
     def _accumulate(self, rows: np.ndarray) -> None:
         """Merge the mean and scatter of `rows` (n, K) into the running ones (Chan et al. 1979)."""
-        if not np.isfinite(rows).all():
-            bad = int((~np.isfinite(rows).all(axis=1)).sum())
-            raise WhiteningError(
-                f"{bad} of {len(rows)} vectors to fit on hold NaN or infinity: find the photos or "
-                "weights that give them, and leave them out"
-            )
         rows = rows[rows.any(axis=1)]
         if not len(rows):
             return
@@ -319,19 +317,29 @@ class Whitening(TransformerMixin, BaseEstimator):
 
     def _map_on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return W (K, d) and -mean @ W (d,): centring, rotation and scale as one affine map."""
-        maps: dict[torch.device, tuple[Tensor, Tensor]] = self.__dict__.setdefault("_maps", {})
-        if device not in maps:
+        maps: dict[object, tuple[Tensor, Tensor]] = self.__dict__.setdefault("_maps", {})
+        key = device, self.power, self.eps
+        if key not in maps:
             mean, components, variance = (part.astype(np.float64) for part in self._solve())
             floor = self.eps * variance[0]
             weight = components.T * np.maximum(variance, floor) ** -self.power
-            maps[device] = (
+            maps[key] = (
                 torch.from_numpy(weight).float().to(device),
                 torch.from_numpy(-mean @ weight).float().to(device),
             )
-        return maps[device]
+        return maps[key]
 
 
 def _float64(rows: np.ndarray | Tensor) -> np.ndarray:
     if isinstance(rows, Tensor):
-        rows = rows.detach().cpu().numpy()
+        rows = rows.detach().double().cpu().numpy()
     return np.asarray(rows, dtype=np.float64)
+
+
+def _check_finite(rows: np.ndarray) -> None:
+    bad = int((~np.isfinite(rows).all(axis=1)).sum())
+    if bad:
+        raise WhiteningError(
+            f"{bad} of {len(rows)} vectors to fit on hold NaN or infinity: find the photos or "
+            "weights that give them, and leave them out"
+        )
