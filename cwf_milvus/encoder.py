@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,13 +16,14 @@ from torch import Tensor
 from cwf_milvus import aggregation, cam, pooling, regions
 from cwf_milvus.backbones import create_backbone
 from cwf_milvus.batching import batches
-from cwf_milvus.encoding import Encoding, LocalVectors
-from cwf_milvus.errors import ImageError, MismatchError, SettingsError, WhiteningError
-from cwf_milvus.images import Box, Image, list_photos, load_image
+from cwf_milvus.encoding import Encoding
+from cwf_milvus.errors import MismatchError, SettingsError, WhiteningError
+from cwf_milvus.fitting import fit_whitenings, photo_items
+from cwf_milvus.images import Box, Image, load_image
+from cwf_milvus.local_vectors import LocalVectors, pool_local
 from cwf_milvus.settings import default_settings
 from cwf_milvus.views import Prepared, prepare, prepare_query
-from cwf_milvus.whitening import FEWEST_DIMENSIONS, SAMPLES_PER_DIMENSION, Whitening
-from cwf_milvus.whitenings import Whitenings, fit_conditions
+from cwf_milvus.whitenings import Whitenings
 
 SETTINGS_FILE = "settings.json"
 WHITENING_FILE = "whitening.safetensors"
@@ -264,59 +264,7 @@ class Encoder:
         class_maps = cam.class_activation_maps(
             maps.class_source, maps.class_weights(ids), (height, width)
         )
-        return self._pool(features, class_maps, ids, scores, [p.box for p in batch])
-
-    def _pool(
-        self,
-        features: Tensor,
-        class_maps: Tensor,
-        ids: Tensor,
-        scores: Tensor,
-        boxes: Sequence[tuple[int, int, int, int] | None],
-    ) -> LocalVectors:
-        height, width = features.shape[-2:]
-        if any(boxes):  # queries: every box crops its own grid
-            parts = [
-                self._pool_whole(features[i : i + 1], class_maps[i : i + 1], box)
-                for i, box in enumerate(boxes)
-            ]
-            class_vectors = torch.cat([part[0] for part in parts])
-            region_boxes = [part[1][0] for part in parts]
-            region_vectors = [part[2][0] for part in parts]
-        else:
-            class_vectors, region_boxes, region_vectors = self._pool_whole(
-                features, class_maps, None
-            )
-        return LocalVectors(
-            ids, scores, class_vectors, region_boxes, region_vectors, (height, width)
-        )
-
-    def _pool_whole(
-        self, features: Tensor, class_maps: Tensor, box: tuple[int, int, int, int] | None
-    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        x1, y1 = (box[0], box[1]) if box else (0, 0)
-        if box:
-            features = features[..., box[1] : box[3], box[0] : box[2]]
-            class_maps = class_maps[..., box[1] : box[3], box[0] : box[2]]
-        weighted = features
-        if self.settings.feature_weighting == "crow":
-            weighted = features * pooling.crow_spatial_weights(features)[:, None]
-        class_vectors = pooling.class_vectors(
-            weighted, class_maps, channel_weights=pooling.channel_weights(features)
-        )
-        height, width = features.shape[-2:]
-        grid = regions.grid_boxes(height, width, self.settings.region_levels)
-        region_boxes = [grid] * len(features)
-        region_vectors = list(pooling.region_vectors(features, grid))
-        if self.settings.cam_regions:
-            extra = regions.heat_boxes(class_maps[:, :2].mean(1))
-            region_boxes = [torch.cat([grid, torch.tensor(boxes)]) for boxes in extra]
-            region_vectors = [
-                pooling.region_vectors(features[i : i + 1], boxes)[0]
-                for i, boxes in enumerate(region_boxes)
-            ]
-        shift = torch.tensor([x1, y1, x1, y1])
-        return class_vectors, [boxes + shift for boxes in region_boxes], region_vectors
+        return pool_local(features, class_maps, ids, scores, [p.box for p in batch], self.settings)
 
     def whiten(self, vectors: Tensor, kind: str) -> Tensor:
         """Whiten "classes" or "regions" vectors of shape (..., K) to (..., d), unit length."""
@@ -372,50 +320,11 @@ class Encoder:
         Raises:
             WhiteningError: too few photos for any whitening.
         """
-        items = _photo_items(photos)
-        kinds = {"classes": Whitening(self._fit_dim()), "regions": Whitening(self._fit_dim())}
-        failed: list[str] = []
-        done = 0
-
-        def readable() -> Iterable[Prepared]:
-            for item in items:
-                try:
-                    yield self.prepare(self.read(item))
-                except ImageError as error:
-                    failed.append(str(error))
-
-        for batch in batches(readable(), self.batch_size, lambda prepared: prepared.grid):
-            local = self.local_vectors(batch)
-            chosen = local.class_vectors[:, : self.settings.n_fit_classes].flatten(0, 1)
-            kinds["classes"].partial_fit(chosen[chosen.any(-1)])
-            kinds["regions"].partial_fit(torch.cat(local.region_vectors))
-            done += len(batch)
-            if progress is not None:
-                progress(done, len(items))
-        if failed:
-            warnings.warn(
-                f"{len(failed)} of {len(items)} photos were not fitted on; the first: {failed[0]}",
-                stacklevel=2,
-            )
-        if not done:
-            fewest = -(-FEWEST_DIMENSIONS * SAMPLES_PER_DIMENSION // self.settings.n_fit_classes)
-            raise WhiteningError(
-                f"none of the {len(items)} photos to fit on could be read: give at least "
-                f"{fewest} readable ones"
-            )
-        dim = min(len(whitening.components_) for whitening in kinds.values())
-        self.settings = replace(self.settings, dim=dim)
-        self.whitenings = Whitenings(
-            kinds["classes"],
-            kinds["regions"],
-            origin or f"fitted on {done} photos",
-            fit_conditions(self.settings),
-        ).used_at(self.settings)
+        whitenings = fit_whitenings(self, photo_items(photos), origin, progress)
+        self.settings = replace(self.settings, dim=whitenings.dim)
+        self.whitenings = whitenings.used_at(self.settings)
         self._unfitted = ""
         return self
-
-    def _fit_dim(self) -> int:
-        return min(self.settings.dim, self.backbone.n_features)
 
     def predefine_classes(self, photos: object, n: int) -> tuple[int, ...]:
         """Count a predefined class list from representative queries, the most frequent first.
@@ -429,7 +338,7 @@ class Encoder:
         top = [
             encoded.class_ids.cpu().numpy()
             for batch in batches(
-                (self.prepare(self.read(item)) for item in _photo_items(photos)),
+                (self.prepare(self.read(item)) for item in photo_items(photos)),
                 self.batch_size,
                 lambda prepared: prepared.grid,
             )
@@ -540,15 +449,6 @@ class Encoder:
                 "`Encoder.save` wrote"
             )
         return cls.from_state(state, **options)
-
-
-def _photo_items(photos: object) -> list[object]:
-    if isinstance(photos, str | Path):
-        return list(list_photos([photos]))
-    items = list(photos) if isinstance(photos, Iterable) else [photos]
-    if items and all(isinstance(item, str | Path) for item in items):
-        return list(list_photos(items))
-    return items
 
 
 def _in_pixels(boxes: Tensor, cells: tuple[int, int], prepared: Prepared) -> np.ndarray:

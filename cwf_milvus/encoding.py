@@ -1,11 +1,10 @@
-"""What is kept of a photo, and what it is made from."""
+"""What is kept of a photo."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,24 +34,3 @@ class Encoding:
     content: str
     width: int
     height: int
-
-
-@dataclass(frozen=True)
-class LocalVectors:
-    """Vectors of a batch before whitening.
-
-    Attributes:
-        class_ids: of shape (B, N).
-        class_scores: of shape (B, N).
-        class_vectors: of shape (B, N, K).
-        region_boxes: B tensors of shape (R, 4), cells of the feature grid.
-        region_vectors: B tensors of shape (R, K).
-        cells: (H, W) of the feature grid.
-    """
-
-    class_ids: Tensor
-    class_scores: Tensor
-    class_vectors: Tensor
-    region_boxes: list[Tensor]
-    region_vectors: list[Tensor]
-    cells: tuple[int, int]

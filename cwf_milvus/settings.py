@@ -102,7 +102,7 @@ class EncoderSettings:
                 f"unknown setting{'s' if len(unknown) > 1 else ''} {', '.join(unknown)}: this "
                 f"version knows {', '.join(sorted(known))}"
             )
-        tuples = {
+        tuples: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value
             for name, value in values.items()
         }

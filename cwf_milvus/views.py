@@ -77,19 +77,13 @@ def prepare_query(image: Image, box: Box, settings: EncoderSettings, stride: int
     part = crop(image, checked)
     class_size = settings.class_image_size or max(prepared.view.shape[1:])
     class_view = resize(part, *target_size(part.width, part.height, class_size, multiple=stride))
-    return replace(
-        prepared, class_view=class_view, box=_cells(checked, prepared, stride, settings)
-    )
+    return replace(prepared, class_view=class_view, box=_cells(checked, prepared, stride, settings))
 
 
-def _view_size(
-    width: int, height: int, settings: EncoderSettings, stride: int
-) -> tuple[int, int]:
+def _view_size(width: int, height: int, settings: EncoderSettings, stride: int) -> tuple[int, int]:
     if settings.paper_compat or settings.resize == "squash":
         return _PAPER_SIDES if width >= height else _PAPER_SIDES[::-1]
-    size = target_size(
-        width, height, settings.image_size, mode=settings.resize, multiple=stride
-    )
+    size = target_size(width, height, settings.image_size, mode=settings.resize, multiple=stride)
     longest = _LONGEST_RATIO * settings.image_size
     if max(size) > longest:  # a panorama must not fill memory
         return target_size(width, height, longest, multiple=stride)

@@ -93,6 +93,15 @@ class Whitenings:
             self.fitted_at,
         )
 
+    def cut(self, dim: int) -> Whitenings:
+        """Return these with their first `dim` components."""
+        return Whitenings(
+            _cut(self.classes, dim, self.classes.power),
+            _cut(self.regions, dim, self.regions.power),
+            self.origin,
+            self.fitted_at,
+        )
+
     def to_bytes(self) -> bytes:
         """Serialise as safetensors, arrays and strings only, components in float16."""
         meta = {"origin": self.origin, "fitted_at": json.dumps(dict(self.fitted_at))}
@@ -125,7 +134,7 @@ class Whitenings:
             raise WhiteningError(
                 f"{name} is no whitening of cwf-milvus ({error}): fit one with `--fit`"
             ) from error
-        pair = (
+        classes, regions = (
             Whitening.from_tensors(
                 {
                     key.removeprefix(f"{kind}."): tensor
@@ -135,7 +144,7 @@ class Whitenings:
             )
             for kind in ("classes", "regions")
         )
-        return cls(*pair, origin=origin, fitted_at=fitted_at)
+        return cls(classes, regions, origin, fitted_at)
 
     @classmethod
     def from_file(cls, path: str | Path) -> Whitenings:

@@ -1,0 +1,77 @@
+"""Fits the whitenings of an encoder on photos, streaming."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from cwf_milvus.batching import batches
+from cwf_milvus.errors import ImageError, WhiteningError
+from cwf_milvus.images import list_photos
+from cwf_milvus.views import Prepared
+from cwf_milvus.whitening import FEWEST_DIMENSIONS, SAMPLES_PER_DIMENSION, Whitening
+from cwf_milvus.whitenings import Whitenings, fit_conditions
+
+if TYPE_CHECKING:
+    from cwf_milvus.encoder import Encoder
+
+
+def fit_whitenings(
+    encoder: Encoder,
+    items: Sequence[object],
+    origin: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Whitenings:
+    """Fit a whitening of class vectors and one of region vectors; see `Encoder.fit`.
+
+    Raises:
+        WhiteningError: too few photos for any whitening.
+    """
+    settings = encoder.settings
+    wanted = min(settings.dim, encoder.backbone.n_features)
+    of_classes, of_regions = Whitening(wanted), Whitening(wanted)
+    failed: list[str] = []
+    done = 0
+
+    def readable() -> Iterable[Prepared]:
+        for item in items:
+            try:
+                yield encoder.prepare(encoder.read(item))
+            except ImageError as error:
+                failed.append(str(error))
+
+    for batch in batches(readable(), encoder.batch_size, lambda prepared: prepared.grid):
+        local = encoder.local_vectors(batch)
+        of_classes.partial_fit(local.class_vectors[:, : settings.n_fit_classes])
+        of_regions.partial_fit(torch.cat(local.region_vectors))
+        done += len(batch)
+        if progress is not None:
+            progress(done, len(items))
+    if failed:
+        warnings.warn(
+            f"{len(failed)} of {len(items)} photos were not fitted on; the first: {failed[0]}",
+            stacklevel=3,
+        )
+    if not done:
+        fewest = -(-FEWEST_DIMENSIONS * SAMPLES_PER_DIMENSION // settings.n_fit_classes)
+        raise WhiteningError(
+            f"none of the {len(items)} photos to fit on could be read: give at least {fewest} "
+            "readable ones"
+        )
+    dim = min(len(whitening.components_) for whitening in (of_classes, of_regions))
+    used = f"fitted on {done} photos"
+    fitted = Whitenings(of_classes, of_regions, origin or used, fit_conditions(settings))
+    return fitted.cut(dim)
+
+
+def photo_items(photos: object) -> list[object]:
+    """Return the photos that `photos` names: files, folders, globs, urls, or images as such."""
+    if isinstance(photos, str | Path):
+        return list(list_photos([photos]))
+    items = list(photos) if isinstance(photos, Iterable) else [photos]
+    named = [item for item in items if isinstance(item, str | Path)]
+    return list(list_photos(named)) if named and len(named) == len(items) else items
