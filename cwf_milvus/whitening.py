@@ -185,6 +185,8 @@ class Whitening(TransformerMixin, BaseEstimator):
         for name, tensor in tensors.items():
             if tensor.is_floating_point() != (name != "n_samples"):
                 raise WhiteningError(f"damaged whitening: {name} is of {tensor.dtype}")
+            if not tensor.double().isfinite().all():
+                raise WhiteningError(f"damaged whitening: {name} holds NaN or infinity")
         d, k = components.shape
         n_samples = int(scalars[0])
         if d > k or n_samples < 1 or (variance < 0).any() or not (variance > 0).any():
@@ -199,7 +201,7 @@ class Whitening(TransformerMixin, BaseEstimator):
             *(tensor.detach().cpu().float().numpy() for tensor in (mean, components, variance))
         )
         if not all(part.isfinite().all() for part in whitening._map_on(torch.device("cpu"))):
-            raise WhiteningError("damaged whitening: it holds NaN, infinity or numbers near it")
+            raise WhiteningError("damaged whitening: its numbers overflow float32")
         return whitening
 
     def save(self, path: str | Path, dtype: torch.dtype = torch.float32) -> None:
@@ -321,7 +323,7 @@ class Whitening(TransformerMixin, BaseEstimator):
         key = device, self.power, self.eps
         if key not in maps:
             mean, components, variance = (part.astype(np.float64) for part in self._solve())
-            floor = self.eps * variance[0]
+            floor = self.eps * variance.max()
             weight = components.T * np.maximum(variance, floor) ** -self.power
             maps[key] = (
                 torch.from_numpy(weight).float().to(device),
