@@ -1,0 +1,206 @@
+"""What is asked and what is answered: `Query`, `Hit`, `Hits`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+
+from cwf_milvus.encoding import Encoding
+from cwf_milvus.images import Box, Image
+
+_SHARED_AMONG = 10  # classes of the query and of the hit that are compared, the most likely first
+
+
+@dataclass(frozen=True, eq=False)
+class Query:
+    """A question to a collection.
+
+    Attributes:
+        encoding: the query's vectors.
+        name: what to call it where it is shown.
+        image: the photo, where there is one to show.
+        box: x1, y1, x2, y2 in pixels of the upright original; None for the whole photo.
+    """
+
+    encoding: Encoding
+    name: str
+    image: Image | None = None
+    box: Box | None = None
+
+
+@dataclass(frozen=True)
+class StageScore:
+    """What one stage made of a hit.
+
+    Attributes:
+        stage: the stage's name, "descriptor" being the first.
+        score: the stage's score, higher is better.
+        rank: the hit's place after the stage, from 1.
+    """
+
+    stage: str
+    score: float
+    rank: int
+
+
+@dataclass(frozen=True, eq=False)
+class Hit:
+    """One photo of an answer.
+
+    Attributes:
+        uri: where the photo is.
+        score: of the last stage, higher is better.
+        classes: names of the likely classes that query and hit share, the query's first first.
+        metadata: the user's own fields.
+        width: of the upright photo, in pixels.
+        height: of the upright photo, in pixels.
+        box: of the match, in the hit's own pixels; None where no stage tells.
+        stages: what each stage made of it, the first stage first.
+        note: what a stage could not do with it, "" if nothing.
+        vectors: its stored vectors, for stages; None where none were fetched.
+    """
+
+    uri: str
+    score: float
+    classes: tuple[str, ...] = ()
+    metadata: dict[str, Any] = field(default_factory=dict)
+    width: int = 0
+    height: int = 0
+    box: Box | None = None
+    stages: tuple[StageScore, ...] = ()
+    note: str = ""
+    vectors: Any = field(default=None, repr=False)
+
+    def scored(self, stage: str, score: float, rank: int, **changes: Any) -> Hit:
+        """Return the hit as a stage leaves it."""
+        done = (*self.stages, StageScore(stage, score, rank))
+        return replace(self, score=score, stages=done, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values that JSON holds, without vectors."""
+        return {
+            "uri": self.uri,
+            "score": self.score,
+            "classes": list(self.classes),
+            "box": None if self.box is None else list(self.box),
+            "width": self.width,
+            "height": self.height,
+            "metadata": self.metadata,
+            "stages": [vars(stage) for stage in self.stages],
+        } | ({"note": self.note} if self.note else {})
+
+
+class Hits(Sequence[Hit]):
+    """The answer to one query, best first; a sequence of `Hit`.
+
+    Printed it is a table, in a notebook a row of pictures, and `save` writes a page.
+
+    Args:
+        query: what was asked.
+        hits: the answer, best first.
+    """
+
+    def __init__(self, query: Query, hits: Sequence[Hit]) -> None:
+        self.query = query
+        self._hits = tuple(hits)
+
+    def __len__(self) -> int:
+        return len(self._hits)
+
+    @overload
+    def __getitem__(self, index: int) -> Hit: ...
+    @overload
+    def __getitem__(self, index: slice) -> Hits: ...
+    def __getitem__(self, index: int | slice) -> Hit | Hits:
+        if isinstance(index, slice):
+            return Hits(self.query, self._hits[index])
+        return self._hits[index]
+
+    def __iter__(self) -> Iterator[Hit]:
+        return iter(self._hits)
+
+    def __repr__(self) -> str:
+        return f"Hits({self.query.name!r}, {len(self)} hits)"
+
+    def __str__(self) -> str:
+        if not self._hits:
+            return f"{printable(self.query.name)}: no hits"
+        rows = [("rank", "score", "photo", "shared classes")]
+        rows += [
+            (str(rank), f"{hit.score:.4f}", printable(hit.uri), ", ".join(hit.classes[:3]))
+            for rank, hit in enumerate(self, start=1)
+        ]
+        return _table(rows, right=(0, 1))
+
+    def _repr_html_(self) -> str:
+        from cwf_milvus.viz import hits_fragment
+
+        return hits_fragment(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return query and hits as plain values that JSON holds."""
+        return {
+            "query": {
+                "name": self.query.name,
+                "box": None if self.query.box is None else list(self.query.box),
+            },
+            "hits": [hit.to_dict() for hit in self],
+        }
+
+    def to_json(self, indent: int | None = None) -> str:
+        """Return `to_dict` as JSON."""
+        return json.dumps(self.to_dict(), indent=indent, ensure_ascii=False)
+
+    def save(self, path: str | Path) -> Path:
+        """Write one self-contained HTML page: the query with its box, and each hit.
+
+        Raises:
+            SettingsError: the page cannot be written there.
+        """
+        from cwf_milvus.viz import save_page
+
+        return save_page([self], path)
+
+    def explain(self) -> str:
+        """Return a table of each stage's score and rank, so that one sees what moved a hit."""
+        names = list(dict.fromkeys(stage.stage for hit in self for stage in hit.stages))
+        rows = [("rank", "photo", *names, "moved")]
+        for rank, hit in enumerate(self, start=1):
+            by_name = {stage.stage: stage for stage in hit.stages}
+            cells = [
+                f"{by_name[name].score:.4f} (#{by_name[name].rank})" if name in by_name else "-"
+                for name in names
+            ]
+            moved = hit.stages[0].rank - rank if hit.stages else 0
+            rows.append((str(rank), printable(hit.uri), *cells, f"{moved:+d}" if moved else "="))
+        return _table(rows, right=(0,))
+
+
+def shared_classes(
+    query_ids: np.ndarray, hit_ids: np.ndarray, names: Sequence[str]
+) -> tuple[str, ...]:
+    """Return the names of the first classes that a query (N,) and a hit (N',) share."""
+    among = set(hit_ids[:_SHARED_AMONG].tolist())
+    return tuple(names[i] for i in query_ids[:_SHARED_AMONG].tolist() if i in among)
+
+
+def printable(text: str) -> str:
+    """Return a name as one line that a terminal cannot be misled by."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _table(rows: Sequence[Sequence[str]], right: Sequence[int]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if i in right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    return "\n".join(lines)
