@@ -66,13 +66,16 @@ def class_matched_scores(
     Returns:
         Of shape (B,), in [-1, 1].
     """
-    shared = class_ids.unsqueeze(2) == query_ids
-    shared &= vectors.any(dim=2).unsqueeze(2) & query_vectors.any(dim=1)
-    # Few of the N * Nq pairs share a class: multiply those alone.
-    image, own, asked = shared.nonzero(as_tuple=True)
-    cosines = (vectors[image, own] * query_vectors[asked]).sum(dim=1)
-    scores = cosines.new_zeros(len(vectors)).index_add_(0, image, cosines)
-    return scores / shared.sum(dim=(1, 2)).clamp_min(1)
+    # Few of the N * Nq pairs share a class: only their vectors are read.
+    image, own, asked = (class_ids.unsqueeze(2) == query_ids).nonzero(as_tuple=True)
+    stored, query = vectors[image, own], query_vectors[asked]
+    cosines = (stored * query).sum(dim=1)
+    counted = (torch.linalg.vector_norm(stored, dim=1) > 0) & (
+        torch.linalg.vector_norm(query, dim=1) > 0
+    )
+    zeros = cosines.new_zeros(len(vectors))
+    counts = zeros.index_add(0, image, counted.to(zeros.dtype))
+    return zeros.index_add(0, image, cosines) / counts.clamp_min(1)
 
 
 def count_classes(class_ids: Sequence[Sequence[int] | np.ndarray | Tensor], n: int) -> list[int]:
