@@ -78,12 +78,14 @@ class Whitening(TransformerMixin, BaseEstimator):
         """Fit to vectors of shape (..., K), forgetting earlier ones; all-zero rows do not count.
 
         Raises:
-            WhiteningError: NaN or infinity, too few samples, no variance, or a setting that
-                cannot work.
+            WhiteningError: NaN or infinity, none or too few samples, no variance, or a setting
+                that cannot work.
         """
-        for name in ("_mean", "_scatter", "_solution", "_maps", "n_samples_", "n_features_in_"):
+        for name in ("_mean", "_scatter", "_solution", "n_samples_", "n_features_in_"):
             self.__dict__.pop(name, None)
         self.partial_fit(X)
+        if not self.n_samples_:
+            raise WhiteningError("nothing to fit a whitening on: no vector, or none but zeros")
         self._solve()
         return self
 

@@ -278,9 +278,10 @@ def test_equal_vectors_are_refused():
         Whitening(10).fit(np.repeat(samples(1), 400, axis=0))
 
 
-def test_nothing_but_zero_rows_is_refused():
-    with pytest.raises(NotFittedError):
-        Whitening(10).fit(np.zeros((400, 24)))
+@pytest.mark.parametrize("rows", [400, 0])
+def test_nothing_but_zero_rows_or_no_row_at_all_is_refused(rows):
+    with pytest.raises(WhiteningError, match="nothing to fit"):
+        Whitening(10).fit(np.zeros((rows, 24)))
 
 
 def test_vectors_of_another_dimension_are_refused_with_both_numbers():
