@@ -251,19 +251,29 @@ class Encoder:
         ]
 
     @torch.no_grad()
-    def local_vectors(self, batch: Sequence[Prepared]) -> LocalVectors:
-        """Return class and region vectors of photos of one grid, before whitening."""
+    def class_maps(self, batch: Sequence[Prepared]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Run the network on photos of one grid: what it sees, and where.
+
+        Returns:
+            Features X of shape (B, K, H, W); the top classes' ids and softmax of shape (B, N);
+            their class activation maps (Eq. 1) of shape (B, N, H, W), in [0, 1].
+        """
         maps = self.backbone(self._stack([prepared.view for prepared in batch]))
         logits = maps.logits
         if batch[0].class_view is not None:
             views = [p.class_view for p in batch if p.class_view is not None]
             logits = self.backbone.predict(self._stack(views))
         ids, scores = cam.top_classes(logits, self.n_classes, self.settings.classes)
-        features = maps.features
-        height, width = features.shape[-2:]
+        height, width = maps.features.shape[-2:]
         class_maps = cam.class_activation_maps(
             maps.class_source, maps.class_weights(ids), (height, width)
         )
+        return maps.features, ids, scores, class_maps
+
+    @torch.no_grad()
+    def local_vectors(self, batch: Sequence[Prepared]) -> LocalVectors:
+        """Return class and region vectors of photos of one grid, before whitening."""
+        features, ids, scores, class_maps = self.class_maps(batch)
         return pool_local(features, class_maps, ids, scores, [p.box for p in batch], self.settings)
 
     def whiten(self, vectors: Tensor, kind: str) -> Tensor:
