@@ -73,7 +73,7 @@ def test_whitening_follows_its_definition(power):
 
 
 def test_whitening_follows_its_definition_on_the_class_vectors_of_real_photos():
-    vectors = real_class_vectors()
+    vectors = real_class_vectors()[:, ::5]  # 256 of 1280 channels: the reference is slow
     expected = reference(vectors[:100], vectors, 16, 0.5, 1e-6)
     whitened = Whitening(16).fit(vectors[:100]).transform(vectors)
     np.testing.assert_allclose(whitened, expected, atol=1e-5)
