@@ -1,1 +1,38 @@
-"""Instance search for Milvus with class-weighted convolutional features."""
+"""Instance search for Milvus with class-weighted convolutional features.
+
+From a box on a query photo to a ranked, explained answer, with no training: Jimenez, Alvarez and
+Giro-i-Nieto, "Class-Weighted Convolutional Features for Visual Instance Search", BMVC 2017.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from cwf_milvus.collection import InstanceCollection as InstanceCollection
+    from cwf_milvus.encoder import Encoder as Encoder
+    from cwf_milvus.encoding import Encoding as Encoding
+    from cwf_milvus.hits import Hit as Hit
+    from cwf_milvus.hits import Hits as Hits
+    from cwf_milvus.images import Box as Box
+    from cwf_milvus.images import load_image as load_image
+
+_PLACES = {
+    "Box": "images",
+    "Encoder": "encoder",
+    "Encoding": "encoding",
+    "Hit": "hits",
+    "Hits": "hits",
+    "InstanceCollection": "collection",
+    "load_image": "images",
+}
+
+__all__ = ["__version__", *sorted(_PLACES)]
+
+
+def __getattr__(name: str) -> Any:
+    """Import public names when they are first used: torch alone takes seconds."""
+    if name in _PLACES:
+        return getattr(import_module(f"cwf_milvus.{_PLACES[name]}"), name)
+    raise AttributeError(f"module 'cwf_milvus' has no attribute {name!r}")

@@ -19,7 +19,7 @@ from cwf_milvus.batching import batches
 from cwf_milvus.encoding import Encoding
 from cwf_milvus.errors import MismatchError, SettingsError, WhiteningError
 from cwf_milvus.fitting import fit_whitenings, photo_items
-from cwf_milvus.images import Box, Image, load_image
+from cwf_milvus.images import Box, BoxLike, Image, load_image
 from cwf_milvus.local_vectors import LocalVectors, pool_local
 from cwf_milvus.settings import default_settings
 from cwf_milvus.views import Prepared, prepare, prepare_query
@@ -176,7 +176,7 @@ class Encoder:
         """
         return self._encode_any([self.prepare(self.read(image)) for image in images])
 
-    def encode_query(self, image: object, box: object = None) -> Encoding:
+    def encode_query(self, image: object, box: BoxLike | None = None) -> Encoding:
         """Encode a query: classes from the crop alone, features of the whole photo in the box.
 
         Args:
@@ -189,7 +189,7 @@ class Encoder:
         """
         return self.encode_queries([(image, box)])[0]
 
-    def encode_queries(self, queries: Iterable[tuple[object, object]]) -> list[Encoding]:
+    def encode_queries(self, queries: Iterable[tuple[object, BoxLike | None]]) -> list[Encoding]:
         """Encode several (image, box) queries; see `encode_query`."""
         return self._encode_any([self.prepare_query(image, box) for image, box in queries])
 
@@ -205,7 +205,7 @@ class Encoder:
         """Resize a photo for the network; thread-safe, for the threads that decode."""
         return prepare(image, self.settings, self.backbone.stride)
 
-    def prepare_query(self, image: object, box: object = None) -> Prepared:
+    def prepare_query(self, image: object, box: BoxLike | None = None) -> Prepared:
         """Resize a query for the network; with a box, the class view is the crop alone.
 
         Raises:

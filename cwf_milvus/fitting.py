@@ -13,7 +13,12 @@ from cwf_milvus.batching import batches
 from cwf_milvus.errors import ImageError, WhiteningError
 from cwf_milvus.images import list_photos
 from cwf_milvus.views import Prepared
-from cwf_milvus.whitening import FEWEST_DIMENSIONS, SAMPLES_PER_DIMENSION, Whitening
+from cwf_milvus.whitening import (
+    FEWEST_DIMENSIONS,
+    SAMPLES_PER_DIMENSION,
+    ReducedDimensionWarning,
+    Whitening,
+)
 from cwf_milvus.whitenings import Whitenings, fit_conditions
 
 if TYPE_CHECKING:
@@ -62,10 +67,18 @@ def fit_whitenings(
             f"none of the {len(items)} photos to fit on could be read: give at least {fewest} "
             "readable ones"
         )
-    dim = min(len(whitening.components_) for whitening in (of_classes, of_regions))
+    samples = min(of_classes.n_samples_, of_regions.n_samples_)
+    dim = min(wanted, samples // SAMPLES_PER_DIMENSION)
+    if dim < wanted and dim >= FEWEST_DIMENSIONS:
+        warnings.warn(
+            f"whitening reduced from {wanted} to {dim} dimensions: {done} photos gave {samples} "
+            f"vectors, {SAMPLES_PER_DIMENSION} are needed for each dimension",
+            ReducedDimensionWarning,
+            stacklevel=3,
+        )
+        of_classes.dim = of_regions.dim = dim
     used = f"fitted on {done} photos"
-    fitted = Whitenings(of_classes, of_regions, origin or used, fit_conditions(settings))
-    return fitted.cut(dim)
+    return Whitenings(of_classes, of_regions, origin or used, fit_conditions(settings))
 
 
 def photo_items(photos: object) -> list[object]:

@@ -17,7 +17,7 @@ import stat
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple, overload
+from typing import IO, Any, Literal, NamedTuple, TypeAlias, overload
 from urllib.parse import unquote_to_bytes
 
 import fsspec
@@ -73,6 +73,9 @@ _TURNS = dict(
 _URL = re.compile(r"[a-z][a-z0-9+.\-]+(://|::.*://)", re.IGNORECASE | re.DOTALL)
 
 
+BoxLike: TypeAlias = "str | Sequence[Any] | np.ndarray | torch.Tensor"
+
+
 class Box(NamedTuple):
     """x1, y1, x2, y2 in pixels of the original upright image, half open."""
 
@@ -91,9 +94,12 @@ class Box(NamedTuple):
     def of(cls, value: None) -> None: ...
     @overload
     @classmethod
-    def of(cls, value: str | Sequence[Any] | np.ndarray | torch.Tensor) -> Box: ...
+    def of(cls, value: BoxLike) -> Box: ...
+    @overload
     @classmethod
-    def of(cls, value: str | Sequence[Any] | np.ndarray | torch.Tensor | None) -> Box | None:
+    def of(cls, value: BoxLike | None) -> Box | None: ...
+    @classmethod
+    def of(cls, value: BoxLike | None) -> Box | None:
         """Make a Box of four numbers, of text, or of a Box; None stays None. Raises BoxError."""
         if value is None:
             return None

@@ -93,15 +93,6 @@ class Whitenings:
             self.fitted_at,
         )
 
-    def cut(self, dim: int) -> Whitenings:
-        """Return these with their first `dim` components."""
-        return Whitenings(
-            _cut(self.classes, dim, self.classes.power),
-            _cut(self.regions, dim, self.regions.power),
-            self.origin,
-            self.fitted_at,
-        )
-
     def to_bytes(self) -> bytes:
         """Serialise as safetensors, arrays and strings only, components in float16."""
         meta = {"origin": self.origin, "fitted_at": json.dumps(dict(self.fitted_at))}

@@ -1,0 +1,596 @@
+"""The command line: parse, call the library, print."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from cwf_milvus import __version__
+from cwf_milvus.errors import (
+    CollectionError,
+    CwfError,
+    ImageError,
+    MismatchError,
+    SettingsError,
+    StoreError,
+)
+
+OK, SOME_FAILED, USAGE, REFUSED = 0, 1, 2, 3
+
+_EPILOG = """\
+exit status: 0 all done; 1 some photos failed, or verify found damage; 2 wrong usage or an unusable
+value; 3 Milvus or the collection cannot be reached, or refuses.
+environment: MILVUS_TOKEN the server's token, never printed; CWF_MILVUS_URI and
+CWF_MILVUS_COLLECTION defaults for --uri and --collection.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    arguments = build_parser().parse_args(argv)
+    warnings.showwarning = _warn
+    try:
+        return int(arguments.run(arguments))
+    except (StoreError, CollectionError, MismatchError) as error:
+        return _fail(error, REFUSED)
+    except CwfError as error:
+        return _fail(error, USAGE)
+    except KeyboardInterrupt:
+        print(
+            "interrupted: what was finished is kept; run the same command to go on", file=sys.stderr
+        )
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="cwf-milvus",
+        description="Instance search for Milvus: find this very thing in your photos.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"cwf-milvus {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for add in (
+        _add_demo,
+        _add_index,
+        _add_search,
+        _add_info,
+        _add_verify,
+        _add_remove,
+        _add_classes,
+        _add_explain,
+        _add_backbones,
+        _add_convert_weights,
+    ):
+        add(commands)
+    return parser
+
+
+# The commands: each adds its parser, and runs
+
+
+def _add_demo(commands: Any) -> None:
+    command = _command(commands, "demo", _demo, "index real photos, search them, write a page")
+    command.add_argument(
+        "--folder", default="cwf-milvus-demo", metavar="DIR", help="where to write (%(default)s)"
+    )
+    _quiet_option(command)
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from cwf_milvus.demo import run_demo
+
+    outcome = run_demo(arguments.folder, progress=not arguments.quiet)
+    return SOME_FAILED if outcome.report.failed else OK
+
+
+def _add_index(commands: Any) -> None:
+    command = _command(
+        commands,
+        "index",
+        _index,
+        "add photos to a collection, creating it if need be; skips what is there",
+    )
+    command.add_argument(
+        "photos", nargs="+", metavar="PHOTOS", help="files, folders, globs or fsspec urls"
+    )
+    _collection_options(command)
+    command.add_argument(
+        "--metadata",
+        metavar="FILE",
+        help="a .csv or .jsonl with a column file_name and your own fields; without it, "
+        "metadata.csv or metadata.jsonl in an indexed folder",
+    )
+    command.add_argument(
+        "--prune", action="store_true", help="remove rows of files gone from the named folders"
+    )
+    command.add_argument(
+        "--report", metavar="FILE.jsonl", help="write what became of each photo, a line each"
+    )
+    command.add_argument("--workers", type=int, metavar="N", help="threads that read and decode")
+    made = command.add_argument_group("when the collection is created")
+    made.add_argument("--backbone", metavar="NAME", help="the network (efficientnet_lite0)")
+    made.add_argument("--layer", metavar="NAME", help="the layer that gives the features")
+    made.add_argument(
+        "--cams-from", metavar="BACKBONE", help="another network that supplies the class maps"
+    )
+    made.add_argument("--image-size", type=int, metavar="PX", help="side of the features' view")
+    made.add_argument(
+        "--class-image-size", type=int, metavar="PX", help="side of the classes' view"
+    )
+    made.add_argument(
+        "--store-classes", type=_count_or_all, metavar="N|all", help="class vectors kept an image"
+    )
+    made.add_argument(
+        "--classes", type=_numbers, metavar="ID,ID,...", help="a predefined class list for all"
+    )
+    made.add_argument(
+        "--classes-from",
+        metavar="PHOTOS",
+        help="count the predefined class list from these representative queries, "
+        "as many as --store-classes says",
+    )
+    made.add_argument(
+        "--descriptor",
+        choices=("classes", "regions", "both"),
+        help="what the descriptor sums; classes is the paper's offline aggregation",
+    )
+    made.add_argument("--dim", type=int, metavar="D", help="dimensions of every vector")
+    made.add_argument(
+        "--fit",
+        nargs="?",
+        const="",
+        metavar="PHOTOS",
+        help="fit the whitening on these photos (without a value: on the photos to index, which "
+        "is worse than on others)",
+    )
+    made.add_argument("--whitening", metavar="FILE", help="a whitening file or saved encoder")
+    made.add_argument("--no-whitening", action="store_true", help="go without whitening")
+    made.add_argument(
+        "--class-rows",
+        action="store_true",
+        help="also keep a row a class vector, to search by class",
+    )
+    made.add_argument(
+        "--paper-compat", action="store_true", help="do as the paper's scripts where they differ"
+    )
+    _network_options(command)
+    _quiet_option(command)
+
+
+def _index(arguments: argparse.Namespace) -> int:
+    from cwf_milvus.collection import InstanceCollection
+
+    settings = _encoder_settings(arguments)
+    place = (arguments.uri, arguments.collection)
+    if InstanceCollection.exists(*place, token=_token()):
+        collection = InstanceCollection.open(
+            *place, token=_token(), weights=arguments.weights, device=arguments.device
+        )
+        _refuse_other_settings(collection.encoder, settings, arguments)
+    else:
+        collection = InstanceCollection.create(
+            *place,
+            _new_encoder(arguments, settings),
+            token=_token(),
+            class_rows=arguments.class_rows,
+        )
+    with collection:
+        if arguments.batch_size:
+            collection.encoder.batch_size = arguments.batch_size
+        print(
+            f"collection {arguments.collection!r} in {arguments.uri}; whitening: "
+            f"{collection.encoder.whitening_origin}",
+            file=sys.stderr,
+        )
+        report = collection.add(
+            arguments.photos,
+            metadata=arguments.metadata,
+            prune=arguments.prune,
+            progress=not arguments.quiet,
+            report_file=arguments.report,
+            workers=arguments.workers,
+        )
+    for uri, reason in report.failed[:20]:
+        print(f"failed: {reason if uri in reason else f'{uri}: {reason}'}", file=sys.stderr)
+    if len(report.failed) > 20:
+        print(f"and {len(report.failed) - 20} more: see --report FILE", file=sys.stderr)
+    print(report)
+    return SOME_FAILED if report.failed else OK
+
+
+def _add_search(commands: Any) -> None:
+    command = _command(commands, "search", _search, "find the thing in the box of a query photo")
+    command.add_argument("query", nargs="+", metavar="QUERY", help="query photos, files or urls")
+    command.add_argument(
+        "--box",
+        metavar="X1,Y1,X2,Y2",
+        action="append",
+        help="the thing, in pixels of the photo; once for each query, - for the whole photo",
+    )
+    _collection_options(command)
+    command.add_argument("--limit", type=int, default=20, metavar="N", help="hits (%(default)s)")
+    command.add_argument("--filter", metavar="EXPR", help="a Milvus filter expression")
+    command.add_argument("--json", action="store_true", help="print JSON, an object a query")
+    command.add_argument("--html", metavar="FILE", help="write a page with pictures")
+    _network_options(command)
+
+
+def _search(arguments: argparse.Namespace) -> int:
+    from cwf_milvus.collection import InstanceCollection
+
+    boxes = [None if box == "-" else box for box in arguments.box or []]
+    if boxes and len(boxes) != len(arguments.query):
+        raise SettingsError(
+            f"{len(boxes)} boxes for {len(arguments.query)} queries: give --box once for each "
+            "query, --box - for a whole photo"
+        )
+    with InstanceCollection.open(
+        arguments.uri,
+        arguments.collection,
+        token=_token(),
+        weights=arguments.weights,
+        device=arguments.device,
+    ) as collection:
+        answers = collection.search(
+            arguments.query,
+            box=boxes or None,
+            limit=arguments.limit,
+            filter=arguments.filter,
+        )
+        if arguments.html:
+            from cwf_milvus.viz import save_page
+
+            print(f"written: {save_page(answers, arguments.html)}", file=sys.stderr)
+    for hits in answers:
+        if arguments.json:
+            print(hits.to_json())
+        else:
+            if len(answers) > 1:
+                print(f"{hits.query.name}:")
+            print(hits)
+    return OK
+
+
+def _add_info(commands: Any) -> None:
+    command = _command(commands, "info", _info, "say what a collection holds and how it was made")
+    _collection_options(command)
+    command.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    from cwf_milvus.collection import InstanceCollection
+
+    info = InstanceCollection.describe(arguments.uri, arguments.collection, token=_token())
+    if arguments.json:
+        print(json.dumps(info, indent=2))
+    else:
+        _print_pairs(info)
+    return OK
+
+
+def _add_verify(commands: Any) -> None:
+    command = _command(commands, "verify", _verify, "check that every row is there and whole")
+    _collection_options(command)
+    command.add_argument("--json", action="store_true", help="print JSON")
+    _network_options(command)
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from cwf_milvus.collection import InstanceCollection
+
+    with InstanceCollection.open(
+        arguments.uri,
+        arguments.collection,
+        token=_token(),
+        weights=arguments.weights,
+        device=arguments.device,
+    ) as collection:
+        outcome = collection.verify()
+    print(json.dumps(outcome.to_dict(), indent=2) if arguments.json else outcome)
+    return OK if outcome.ok else SOME_FAILED
+
+
+def _add_remove(commands: Any) -> None:
+    command = _command(commands, "remove", _remove, "remove photos from a collection, or drop it")
+    command.add_argument(
+        "uris", nargs="*", metavar="URI", help="photos, as the collection has them"
+    )
+    command.add_argument("--all", action="store_true", help="drop the collection with its encoder")
+    _collection_options(command)
+
+
+def _remove(arguments: argparse.Namespace) -> int:
+    from cwf_milvus.collection import InstanceCollection
+    from cwf_milvus.images import uri_of
+
+    if arguments.all == bool(arguments.uris):
+        raise SettingsError("name the photos to remove, or give --all to drop the collection")
+    with InstanceCollection.open(
+        arguments.uri, arguments.collection, token=_token(), encoder=None
+    ) as collection:
+        if arguments.all:
+            collection.drop()
+            print(f"dropped {arguments.collection}")
+            return OK
+        removed = collection.remove([uri_of(uri) for uri in arguments.uris])
+    print(f"removed {removed} of {len(arguments.uris)}")
+    return OK if removed == len(arguments.uris) else SOME_FAILED
+
+
+def _add_classes(commands: Any) -> None:
+    command = _command(commands, "classes", _classes, "name the likely classes of photos")
+    command.add_argument("images", nargs="+", metavar="IMAGE")
+    command.add_argument("--box", metavar="X1,Y1,X2,Y2", help="of the crop alone")
+    command.add_argument("-n", type=int, default=10, metavar="N", help="classes (%(default)s)")
+    command.add_argument("--json", action="store_true", help="print JSON, an object a photo")
+    _backbone_options(command)
+
+
+def _classes(arguments: argparse.Namespace) -> int:
+    encoder = _bare_encoder(arguments, n_classes=arguments.n)
+    failed = False
+    for image in arguments.images:
+        try:
+            encoding = encoder.encode_query(image, arguments.box)
+        except ImageError as error:
+            print(f"failed: {error}", file=sys.stderr)
+            failed = True
+            continue
+        top = [
+            {"id": int(i), "name": encoder.class_names[i], "score": round(float(score), 4)}
+            for i, score in zip(encoding.class_ids, encoding.class_scores, strict=True)
+        ]
+        if arguments.json:
+            print(json.dumps({"uri": encoding.uri, "classes": top}, ensure_ascii=False))
+        else:
+            print(f"{encoding.uri}:")
+            for entry in top:
+                print(f"  {entry['id']:4d}  {entry['score']:.4f}  {entry['name']}")
+    return SOME_FAILED if failed else OK
+
+
+def _add_explain(commands: Any) -> None:
+    command = _command(
+        commands, "explain", _explain, "draw class maps and regions over a photo, as PNG"
+    )
+    command.add_argument("image", metavar="IMAGE")
+    command.add_argument("--box", metavar="X1,Y1,X2,Y2", help="the thing, in pixels of the photo")
+    command.add_argument("-n", type=int, default=6, metavar="N", help="class maps (%(default)s)")
+    command.add_argument(
+        "-o", "--output", default="explain.png", metavar="FILE.png", help="(%(default)s)"
+    )
+    _backbone_options(command)
+
+
+def _explain(arguments: argparse.Namespace) -> int:
+    from cwf_milvus.viz import explain_figure
+
+    figure = explain_figure(
+        _bare_encoder(arguments), arguments.image, arguments.box, n_classes=arguments.n
+    )
+    try:
+        figure.save(arguments.output)
+    except (OSError, ValueError) as error:
+        raise SettingsError(
+            f"cannot write {arguments.output!r} ({error}): name a .png that can be written"
+        ) from error
+    print(f"written: {arguments.output}")
+    return OK
+
+
+def _add_backbones(commands: Any) -> None:
+    command = _command(
+        commands, "backbones", _backbones, "list the networks and what was measured with them"
+    )
+    command.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _backbones(arguments: argparse.Namespace) -> int:
+    from cwf_milvus.backbones import list_backbones
+
+    for info in list_backbones():
+        if arguments.json:
+            print(json.dumps(vars(info)))
+        else:
+            print(info.name)
+            _print_pairs({k: v for k, v in vars(info).items() if k != "name"}, indent="  ")
+    return OK
+
+
+def _add_convert_weights(commands: Any) -> None:
+    command = _command(
+        commands,
+        "convert-weights",
+        _convert_weights,
+        "turn the paper's published weights (Keras .h5 or .caffemodel) into safetensors",
+    )
+    command.add_argument("source", metavar="SOURCE", help="a Keras 1 .h5 or a .caffemodel")
+    command.add_argument("target", metavar="TARGET.safetensors")
+
+
+def _convert_weights(arguments: argparse.Namespace) -> int:
+    from cwf_milvus.backbones.convert import convert_weights
+
+    _print_pairs(convert_weights(Path(arguments.source), Path(arguments.target)))
+    return OK
+
+
+# Options that commands share
+
+
+def _command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], int], purpose: str
+) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(
+        name, help=purpose, description=f"{purpose[0].upper()}{purpose[1:]}."
+    )
+    command.set_defaults(run=run)
+    return command
+
+
+def _collection_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--uri",
+        default=os.environ.get("CWF_MILVUS_URI", "photos.db"),
+        metavar="URI",
+        help="a .db path (Milvus Lite) or http(s)://host:port (%(default)s)",
+    )
+    command.add_argument(
+        "--collection",
+        default=os.environ.get("CWF_MILVUS_COLLECTION", "photos"),
+        metavar="NAME",
+        help="(%(default)s)",
+    )
+
+
+def _network_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--weights", metavar="FILE", help="the network's checkpoint")
+    command.add_argument(
+        "--device", metavar="NAME", help="cpu, cuda, ... (the GPU if there is one)"
+    )
+    command.add_argument("--batch-size", type=int, metavar="N", help="photos in a forward pass")
+
+
+def _backbone_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--backbone", default="efficientnet_lite0", metavar="NAME")
+    _network_options(command)
+
+
+def _quiet_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def _count_or_all(text: str) -> int:
+    return sys.maxsize if text == "all" else int(text)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
+
+
+# What commands share
+
+
+_SETTINGS = {
+    "backbone": "backbone",
+    "layer": "layer",
+    "cams_from": "cams_from",
+    "image_size": "image_size",
+    "class_image_size": "class_image_size",
+    "store_classes": "n_classes",
+    "classes": "classes",
+    "descriptor": "descriptor",
+    "dim": "dim",
+}
+
+
+def _encoder_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    settings = {
+        setting: getattr(arguments, option)
+        for option, setting in _SETTINGS.items()
+        if getattr(arguments, option) is not None
+    }
+    return settings | ({"paper_compat": True} if arguments.paper_compat else {})
+
+
+def _new_encoder(arguments: argparse.Namespace, settings: dict[str, Any]) -> Any:
+    from cwf_milvus.encoder import Encoder
+
+    whitening: str | None = arguments.whitening or "default"
+    if arguments.no_whitening:
+        whitening = None
+    options = {"weights": arguments.weights, "device": arguments.device, "whitening": whitening}
+    if arguments.classes_from:
+        n = settings.pop("n_classes", 64)
+        counted = Encoder(**settings, **options).predefine_classes(arguments.classes_from, n)
+        settings["classes"] = counted
+    encoder = Encoder(**settings, **options)
+    if arguments.fit is not None:
+        encoder.fit(arguments.fit or arguments.photos, progress=_progress(arguments.quiet))
+    return encoder
+
+
+def _bare_encoder(arguments: argparse.Namespace, **settings: Any) -> Any:
+    from cwf_milvus.encoder import Encoder
+
+    return Encoder(
+        arguments.backbone,
+        weights=arguments.weights,
+        device=arguments.device,
+        batch_size=arguments.batch_size,
+        whitening=None,
+        **settings,
+    )
+
+
+def _refuse_other_settings(
+    encoder: Any, settings: dict[str, Any], arguments: argparse.Namespace
+) -> None:
+    here = encoder.settings.to_dict()
+    other = {name: value for name, value in settings.items() if here[name] != value}
+    if arguments.fit is not None or arguments.whitening or arguments.no_whitening:
+        other["whitening"] = "another one"
+        here["whitening"] = encoder.whitening_origin
+    if other:
+        raise MismatchError(
+            f"the collection {arguments.collection!r} was made with "
+            + ", ".join(f"{name}={here[name]!r}" for name in other)
+            + "; asked for was "
+            + ", ".join(f"{name}={value!r}" for name, value in other.items())
+            + ": leave these options out, or create another collection with --collection"
+        )
+
+
+def _progress(quiet: bool) -> Callable[[int, int], None] | None:
+    if quiet:
+        return None
+    from tqdm import tqdm
+
+    bar = tqdm(unit="photo", desc="fitting", dynamic_ncols=True)
+
+    def show(done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+        if done == total:
+            bar.close()
+
+    return show
+
+
+def _token() -> str | None:
+    return os.environ.get("MILVUS_TOKEN")
+
+
+def _print_pairs(pairs: dict[str, Any], indent: str = "") -> None:
+    width = max((len(name) for name in pairs), default=0)
+    for name, value in pairs.items():
+        if isinstance(value, dict):
+            print(f"{indent}{name}:")
+            _print_pairs(value, indent + "  ")
+        else:
+            print(f"{indent}{name.replace('_', ' '):{width}}  {value}")
+
+
+def _fail(error: Exception, status: int) -> int:
+    print(f"cwf-milvus: {error}", file=sys.stderr)
+    return status
+
+
+def _warn(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"warning: {message}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

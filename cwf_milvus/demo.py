@@ -1,0 +1,193 @@
+"""The main job on real photos that two packages carry: index, search with a box, show."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image as PilImage
+from PIL import ImageEnhance, ImageOps
+
+from cwf_milvus.collection import InstanceCollection
+from cwf_milvus.encoder import Encoder
+from cwf_milvus.errors import SettingsError
+from cwf_milvus.hits import Hits
+from cwf_milvus.images import Box
+from cwf_milvus.indexing import Report
+
+_SCIKIT_IMAGE = (
+    "astronaut.png",
+    "brick.png",
+    "camera.png",
+    "chelsea.png",
+    "clock_motion.png",
+    "coffee.png",
+    "coins.png",
+    "grass.png",
+    "gravel.png",
+    "hubble_deep_field.jpg",
+    "ihc.png",
+    "moon.png",
+    "motorcycle_left.png",
+    "motorcycle_right.png",
+    "page.png",
+    "retina.jpg",
+    "rocket.jpg",
+)
+_SCIKIT_LEARN = ("china.jpg", "flower.jpg")
+
+
+@dataclass(frozen=True)
+class Thing:
+    """A thing in one of the photos, and the photos that its views are pasted into.
+
+    Attributes:
+        photo: file name of the photo that shows it.
+        box: where it is, in pixels.
+        scenes: file names of photos of other things.
+    """
+
+    photo: str
+    box: Box
+    scenes: tuple[str, str]
+
+
+THINGS = (
+    Thing("chelsea.png", Box(90, 5, 355, 275), ("china.jpg", "gravel.png")),
+    Thing("coffee.png", Box(80, 14, 478, 390), ("grass.png", "page.png")),
+    Thing("astronaut.png", Box(110, 0, 320, 330), ("brick.png", "flower.jpg")),
+    Thing("motorcycle_left.png", Box(118, 66, 690, 452), ("grass.png", "china.jpg")),
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the demonstration did.
+
+    Attributes:
+        report: of the indexing.
+        answers: one for each of `THINGS`.
+        page: the HTML page that shows them.
+        folder: where photos, collection and page are.
+    """
+
+    report: Report
+    answers: list[Hits]
+    page: Path
+    folder: Path
+
+
+def run_demo(
+    folder: str | Path,
+    *,
+    say: Callable[[str], None] = print,
+    progress: bool = True,
+    limit: int = 8,
+) -> Outcome:
+    """Index real photos and views of them, search four things by a box, write a page.
+
+    The photos are those inside scikit-image and scikit-learn. The views are made here: a crop, a
+    turned and a darker one, and the thing pasted small into photos of something else.
+
+    Args:
+        folder: where to write; a collection of an earlier demonstration there is used again.
+        say: told each step in a line.
+        progress: show a progress bar.
+        limit: hits for each thing.
+
+    Raises:
+        SettingsError: scikit-image is not installed, or the folder cannot be written.
+    """
+    root = Path(folder)
+    photos = root / "photos"
+    try:
+        n_photos = write_photos(photos)
+    except OSError as error:
+        raise SettingsError(
+            f"cannot write the demonstration to {str(folder)!r} ({error.strerror}): name a folder "
+            "that can be written with --folder"
+        ) from error
+    say(f"{n_photos} real photos and views of them in {photos}")
+    with InstanceCollection.create(
+        str(root / "photos.db"), "demo", Encoder("efficientnet_lite0"), exist_ok=True
+    ) as collection:
+        report = collection.add(str(photos), progress=progress, prune=True)
+        say(str(report))
+        queries = [str(photos / thing.photo) for thing in THINGS]
+        answers = collection.search(queries, box=[thing.box for thing in THINGS], limit=limit)
+        for thing, hits in zip(THINGS, answers, strict=True):
+            say(f"\nquery {thing.photo}, box {','.join(f'{side:g}' for side in thing.box)}")
+            say(str(hits))
+    from cwf_milvus.viz import save_page
+
+    page = save_page(answers, root / "hits.html")
+    say(f"\nthe same with pictures: {page.resolve()}")
+    return Outcome(report, answers, page, root)
+
+
+def write_photos(folder: Path) -> int:
+    """Write the photos and their views to `folder`; returns how many there are.
+
+    A file that is there already is left as it is.
+
+    Raises:
+        SettingsError: scikit-image is not installed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    sources = dict(_sources())
+    for name, source in sources.items():
+        if not (folder / name).exists():
+            (folder / name).write_bytes(source.read_bytes())
+    for thing in THINGS:
+        for name, view in _views(thing, sources):
+            if not (folder / name).exists():
+                view.save(folder / name, quality=92)
+    return sum(1 for file in folder.iterdir() if file.is_file())
+
+
+def _sources() -> Iterator[tuple[str, Path]]:
+    for package, names in (
+        ("skimage.data", _SCIKIT_IMAGE),
+        ("sklearn.datasets.images", _SCIKIT_LEARN),
+    ):
+        try:
+            spec = importlib.util.find_spec(package)
+        except ModuleNotFoundError:
+            spec = None
+        if spec is None or spec.origin is None:
+            raise SettingsError(
+                f"the demonstration uses the photos inside {package.partition('.')[0]}, which is "
+                "not installed: pip install 'cwf-milvus[demo]'"
+            )
+        for name in names:
+            yield name, Path(spec.origin).parent / name
+
+
+def _views(thing: Thing, sources: dict[str, Path]) -> Iterator[tuple[str, PilImage.Image]]:
+    stem = Path(thing.photo).stem
+    with PilImage.open(sources[thing.photo]) as opened:
+        photo = opened.convert("RGB")
+    part = photo.crop(thing.box.cells())
+    yield f"{stem}-crop.jpg", part
+    yield f"{stem}-turned.jpg", photo.rotate(25, PilImage.Resampling.BICUBIC, expand=True)
+    yield (
+        f"{stem}-mirrored-darker.jpg",
+        ImageEnhance.Brightness(ImageOps.mirror(photo)).enhance(0.5),
+    )
+    for scene, angle, share, corner in zip(
+        thing.scenes, (0, -15), (0.5, 0.4), ((0.45, 0.45), (0.08, 0.1)), strict=True
+    ):
+        with PilImage.open(sources[scene]) as opened:
+            background = opened.convert("RGB")
+        width, height = background.size
+        scale = share * min(width / part.width, height / part.height)
+        small = part.resize((round(part.width * scale), round(part.height * scale)))
+        mask = PilImage.new("L", small.size, 255).rotate(angle, expand=True)
+        background.paste(
+            small.rotate(angle, PilImage.Resampling.BICUBIC, expand=True),
+            (round(corner[0] * width), round(corner[1] * height)),
+            mask,
+        )
+        yield f"{stem}-in-{Path(scene).stem}.jpg", background

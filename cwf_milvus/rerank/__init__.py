@@ -1,0 +1,1 @@
+"""Stages that take a query and its hits, and give better hits."""
