@@ -313,7 +313,7 @@ def _add_remove(commands: Any) -> None:
 
 def _remove(arguments: argparse.Namespace) -> int:
     from cwf_milvus.collection import InstanceCollection
-    from cwf_milvus.images import uri_of
+    from cwf_milvus.sources import uri_of
 
     if arguments.all == bool(arguments.uris):
         raise SettingsError("name the photos to remove, or give --all to drop the collection")

@@ -11,7 +11,7 @@ import torch
 
 from cwf_milvus.batching import batches
 from cwf_milvus.errors import ImageError, WhiteningError
-from cwf_milvus.images import list_photos
+from cwf_milvus.sources import list_photos
 from cwf_milvus.views import Prepared
 from cwf_milvus.whitening import (
     FEWEST_DIMENSIONS,

@@ -22,8 +22,9 @@ from cwf_milvus.batching import batches
 from cwf_milvus.encoder import Encoder
 from cwf_milvus.encoding import Encoding
 from cwf_milvus.errors import ImageError, SettingsError
-from cwf_milvus.images import list_photos, load_image, read_bytes, uri_of
+from cwf_milvus.images import load_image
 from cwf_milvus.metadata import Metadata
+from cwf_milvus.sources import list_photos, read_bytes, uri_of
 from cwf_milvus.views import Prepared
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cwf_milvus.errors import SettingsError
-from cwf_milvus.images import uri_of
+from cwf_milvus.sources import uri_of
 
 FILE_NAME = "file_name"
 BESIDE = ("metadata.jsonl", "metadata.csv")

@@ -9,7 +9,8 @@ from types import MappingProxyType
 from typing import Any
 
 from cwf_milvus.errors import SettingsError
-from cwf_milvus.images import PHOTO_SUFFIXES, Box
+from cwf_milvus.images import Box
+from cwf_milvus.sources import PHOTO_SUFFIXES
 
 DISTRACTOR = "distractor:"
 """Prefix of the names of distractors, which come from a folder of their own."""
