@@ -1,1 +1,6 @@
 """Networks seen as Eq. 1 sees them."""
+
+from cwf_milvus.backbones.base import Backbone, FeatureMaps
+from cwf_milvus.backbones.registry import BackboneInfo, create_backbone, list_backbones
+
+__all__ = ["Backbone", "BackboneInfo", "FeatureMaps", "create_backbone", "list_backbones"]

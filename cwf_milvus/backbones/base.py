@@ -56,6 +56,10 @@ class Backbone(nn.Module, ABC):
             images: RGB in 0..255 of shape (B, 3, h, w), uint8 or float, on the module's device.
         """
 
+    def features_only(self, images: Tensor) -> Tensor:
+        """Return X alone, of shape (B, K, H, W)."""
+        return self.forward(images).features
+
     def predict(self, images: Tensor) -> Tensor:
         """Return the logits alone, of shape (B, C)."""
         return self.forward(images).logits
