@@ -58,16 +58,26 @@ def load_state_dict(path: str | Path) -> dict[str, Tensor]:
             f"(its first bytes are {head!r}); fetch it again or pass another file"
         )
     for name, value in state.items():
-        if value.layout != torch.strided or value.is_quantized or value.is_meta:
+        if not _is_plain(value):
             raise WeightsError(
-                f"weight {name!r} in {str(path)!r} is no dense tensor: pass the plain checkpoint"
+                f"weight {name!r} in {str(path)!r} is no plain dense tensor: save the network's "
+                "state_dict() in float32 as safetensors"
             )
-        if not torch.isfinite(value).all():
+        if value.is_floating_point() and not torch.isfinite(value).all():
             raise WeightsError(
                 f"weight {name!r} in {str(path)!r} holds NaN or infinity: the checkpoint is "
                 "damaged; fetch it again or pass another file"
             )
     return state
+
+
+def _is_plain(value: Tensor) -> bool:
+    if value.layout != torch.strided or value.is_quantized or value.is_meta:
+        return False
+    if value.is_floating_point() and value.element_size() < 2:
+        return False
+    # A tensor larger than its storage (stride 0) is how a small file asks for all the memory.
+    return value.numel() * value.element_size() <= value.untyped_storage().nbytes()
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -81,7 +91,8 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_torch(path: Path) -> dict[str, Tensor]:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:  # of a path, torch would tell the format by the name
+            state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a hostile pickle can make the restricted unpickler raise anything
         raise WeightsError(
             f"the PyTorch file {str(path)!r} is damaged or holds more than tensors, which only "
@@ -93,7 +104,9 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
 
 def _unwrap(state: object, path: Path) -> dict[str, Tensor]:
     """Return the named tensors of a checkpoint without its wrapping."""
-    while isinstance(state, Mapping):
+    for _ in range(3):  # and not for ever: a hostile mapping can hold itself
+        if not isinstance(state, Mapping):
+            break
         inner = next((state[key] for key in ("state_dict", "model") if key in state), None)
         if not isinstance(inner, Mapping):
             break

