@@ -1,0 +1,78 @@
+"""The optional collection ``<name>_classes``: each class vector as a row, to be searched by class.
+
+A search such as ``client.search("photos_classes", [vector], filter="class_id == 5")`` runs in
+Milvus itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
+from pymilvus import DataType, MilvusClient
+
+from cwf_milvus.encoding import Encoding
+from cwf_milvus.store import MESSAGE_BYTES, Store
+
+_URI_BYTES = 4096
+
+
+class ClassRows:
+    """The class vectors of a collection's photos, a row each: uri, class_id, rank, vector.
+
+    Args:
+        store: the connection.
+        collection: the main collection's name.
+        dim: d, of every vector.
+    """
+
+    def __init__(self, store: Store, collection: str, dim: int) -> None:
+        self._store = store
+        self.name = f"{collection}_classes"
+        self._at_once = max(1, MESSAGE_BYTES // (4 * dim + 2 * _URI_BYTES))
+        store.load(self.name)
+
+    @classmethod
+    def create(cls, store: Store, collection: str, dim: int) -> None:
+        """Create the collection anew."""
+        name = f"{collection}_classes"
+        if store.call("has_collection", name):  # left by a creation that was interrupted
+            store.call("drop_collection", name)
+        schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
+        schema.add_field("key", DataType.VARCHAR, is_primary=True, max_length=64)
+        schema.add_field("uri", DataType.VARCHAR, max_length=_URI_BYTES)
+        schema.add_field("class_id", DataType.INT64)
+        schema.add_field("rank", DataType.INT64)
+        schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dim)
+        store.create(name, schema, "vector", {"index_type": "FLAT"})
+
+    def replace(self, encodings: Sequence[Encoding], present: Collection[str]) -> None:
+        """Store the class vectors of photos in place of those that `present` ones have."""
+        self.delete([encoding.uri for encoding in encodings if encoding.uri in present])
+        rows: list[dict[str, Any]] = []
+        for encoding in encodings:
+            key = hashlib.sha256(encoding.uri.encode()).hexdigest()[:40]
+            rows += [
+                {
+                    "key": f"{key}-{rank}",
+                    "uri": encoding.uri,
+                    "class_id": int(class_id),
+                    "rank": rank,
+                    "vector": np.asarray(vector, np.float32),
+                }
+                for rank, (class_id, vector) in enumerate(
+                    zip(encoding.class_ids, encoding.class_vectors, strict=True)
+                )
+            ]
+        for start in range(0, len(rows), self._at_once):
+            self._store.write(self.name, rows[start : start + self._at_once])
+
+    def delete(self, uris: Sequence[str]) -> None:
+        """Delete the class vectors of photos."""
+        self._store.delete(self.name, "uri", uris)
+
+    def count(self) -> int:
+        """Return the number of class vectors."""
+        return self._store.count(self.name)

@@ -1,0 +1,501 @@
+"""`InstanceCollection`: photos and their vectors in Milvus, with the encoder that made them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cwf_milvus.class_rows import ClassRows
+from cwf_milvus.encoding import Encoding
+from cwf_milvus.errors import CollectionError, MismatchError, SettingsError
+from cwf_milvus.matching import check_encoder, check_name, check_schema, checked_index
+from cwf_milvus.rows import PLAIN_FIELDS, Layout, Row
+from cwf_milvus.sidecar import Sidecar
+from cwf_milvus.store import MESSAGE_BYTES, METRIC, TOP_K, Store, check_limit
+from cwf_milvus.verification import Verification, verify
+
+if TYPE_CHECKING:
+    import torch
+
+    from cwf_milvus.encoder import Encoder
+    from cwf_milvus.indexing import Report
+
+_SHOWN = (*PLAIN_FIELDS, "$meta")
+
+
+class InstanceCollection:
+    """Photos in Milvus, one row each; made by `create` or `open`, best used in a ``with``.
+
+    Several threads may use one; on Milvus Lite, one process at a time may have the database open.
+
+    Example:
+        >>> photos = InstanceCollection.create("photos.db", "holiday", Encoder())
+        >>> report = photos.add("photos/")
+        >>> hits = photos.search("query.jpg", box=(279, 100, 601, 862))
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        name: str,
+        *,
+        encoder: Encoder | None = None,
+        weights: str | Path | None = None,
+        device: str | torch.device | None = None,
+    ) -> None:
+        self.name = name
+        self.store = store
+        self._restore: dict[str, Any] = {"weights": weights, "device": device}
+        self._lock = threading.RLock()
+        self._present: dict[str, bool] = {}
+        _must_exist(store, name)
+        self.sidecar = Sidecar(store, name)
+        about = self.sidecar.manifest
+        self.layout = Layout(about["dim"], about["n_classes"], about["n_regions"])
+        check_schema(store, name, self.layout)
+        if encoder is not None:
+            check_encoder(encoder, self.sidecar.manifest, name)
+            self.encoder = encoder
+        store.load(name)
+        self.class_rows = ClassRows(store, name, self.layout.dim) if about["class_rows"] else None
+
+    @classmethod
+    def create(
+        cls,
+        uri: str | Path,
+        name: str,
+        encoder: Encoder,
+        *,
+        token: str | None = None,
+        class_rows: bool = False,
+        exist_ok: bool = False,
+        index: Mapping[str, Any] | None = None,
+    ) -> InstanceCollection:
+        """Create a collection that comes with its encoder.
+
+        Args:
+            uri: a path that ends in ``.db``, for Milvus Lite; or ``http(s)://host:port``.
+            name: letters, digits and underscores.
+            encoder: a fitted encoder.
+            token: for a server.
+            class_rows: keep each class vector as a row of its own in ``<name>_classes`` as well,
+                for searches by class in Milvus itself.
+            exist_ok: open the collection where there is one, made with the same encoder.
+            index: of the descriptor, for a server, such as
+                ``{"index_type": "HNSW", "params": {"M": 16, "efConstruction": 200}}``; None for
+                FLAT, which is exact.
+
+        Raises:
+            StoreError: Milvus cannot be reached, or refuses.
+            CollectionError: it is there already.
+            MismatchError: it is there, and was made otherwise.
+            SettingsError: a name or index that cannot be used, or more vectors than fit a row.
+            WhiteningError: the encoder has not been fitted.
+        """
+        check_name(name)
+        layout = Layout(encoder.dim, encoder.n_classes, encoder.n_regions)
+        encoder.state()  # an unfitted one is refused before anything is made
+        store = Store(uri, token=token, make=True)
+        try:
+            if store.call("has_collection", name):
+                if not exist_ok:
+                    raise CollectionError(
+                        f"the collection {name!r} is in {store.uri} already: open it, or give "
+                        "exist_ok=True"
+                    )
+                there = cls(store, name, encoder=encoder)
+                if (there.class_rows is not None) != class_rows:
+                    raise MismatchError(
+                        f"the collection {name!r} was made with class_rows={not class_rows}, "
+                        f"class_rows={class_rows} was asked for"
+                    )
+                return there
+            kind = checked_index(index, store.is_lite)
+            Sidecar.create(store, name, encoder, class_rows=class_rows, index=kind)
+            if class_rows:
+                ClassRows.create(store, name, layout.dim)
+            store.create(name, layout.schema(), "descriptor", kind)  # last: now it exists
+            return cls(store, name, encoder=encoder)
+        except BaseException:
+            store.close()
+            raise
+
+    @classmethod
+    def open(
+        cls,
+        uri: str | Path,
+        name: str,
+        *,
+        token: str | None = None,
+        encoder: Encoder | None = None,
+        weights: str | Path | None = None,
+        device: str | torch.device | None = None,
+    ) -> InstanceCollection:
+        """Open a collection; its encoder is restored from Milvus when it is first needed.
+
+        Args:
+            uri: as in `create`.
+            name: as in `create`.
+            token: for a server.
+            encoder: the encoder to use, in place of restoring it; must be the same.
+            weights: the network's checkpoint, for an encoder to be restored.
+            device: where the restored network runs.
+
+        Raises:
+            StoreError: Milvus cannot be reached, or refuses.
+            CollectionError: there is no such collection, or it is damaged.
+            MismatchError: the encoder is another than the collection's; names what differs.
+        """
+        check_name(name)
+        store = Store(uri, token=token)
+        try:
+            return cls(store, name, encoder=encoder, weights=weights, device=device)
+        except BaseException:
+            store.close()
+            raise
+
+    @classmethod
+    def exists(cls, uri: str | Path, name: str, *, token: str | None = None) -> bool:
+        """Tell whether there is such a collection.
+
+        Raises:
+            StoreError: Milvus cannot be reached, or refuses.
+        """
+        check_name(name)
+        try:
+            store = Store(uri, token=token)
+        except CollectionError:  # no such .db
+            return False
+        try:
+            return bool(store.call("has_collection", name))
+        finally:
+            store.close()
+
+    @classmethod
+    def describe(cls, uri: str | Path, name: str, *, token: str | None = None) -> dict[str, Any]:
+        """Return `info` of a collection, without keeping it open; no network is loaded."""
+        with cls.open(uri, name, token=token) as collection:
+            return collection.info()
+
+    def __repr__(self) -> str:
+        return f"InstanceCollection({self.store.uri!r}, {self.name!r})"
+
+    def __enter__(self) -> InstanceCollection:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection, and let go of a ``.db`` for other processes."""
+        self.store.close()
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """The encoder that the collection was made with, restored from Milvus at first use.
+
+        Raises:
+            MismatchError: the network's weights to be had are not those it was made with.
+            WeightsError: the network's weights are not to be had.
+            CollectionError: the stored encoder is damaged.
+        """
+        from cwf_milvus.encoder import Encoder
+
+        encoder = Encoder.from_state(self.sidecar.state(), **self._restore)
+        check_encoder(encoder, self.sidecar.manifest, self.name)
+        return encoder
+
+    # Photos and searches
+
+    def add(self, photos: object, **options: Any) -> Report:
+        """Read, encode and store photos; see `cwf_milvus.indexing.index_photos`."""
+        from cwf_milvus.indexing import index_photos
+
+        return index_photos(self, photos, **options)
+
+    def search(self, images: object = None, **options: Any) -> Any:
+        """Find photos of the same thing; see `cwf_milvus.search.search`."""
+        from cwf_milvus.search import search
+
+        return search(self, images, **options)
+
+    # Rows
+
+    def upsert(
+        self,
+        encodings: Sequence[Encoding],
+        metadata: Sequence[Mapping[str, Any] | None] | None = None,
+    ) -> None:
+        """Store encoded photos, each in place of the row that its uri may have had.
+
+        All of a batch up to 48 MiB is stored in one call, or none of it.
+
+        Args:
+            encodings: from the collection's encoder, of different uris.
+            metadata: the user's own fields of each, or None.
+
+        Raises:
+            StoreError: Milvus failed; whole calls that were finished stay.
+            MismatchError: vectors that are not this collection's encoder's.
+            ImageError: a uri that Milvus cannot hold.
+            SettingsError: a uri twice, or metadata that Milvus cannot hold.
+        """
+        told = [None] * len(encodings) if metadata is None else list(metadata)
+        rows = [self.layout.pack(e, m) for e, m in zip(encodings, told, strict=True)]
+        uris = [row["uri"] for row in rows]
+        if len(set(uris)) < len(uris):
+            twice = next(uri for uri in uris if uris.count(uri) > 1)
+            raise SettingsError(f"{twice!r} comes twice in one batch: give each photo once")
+        at_once = max(1, MESSAGE_BYTES // max(1, self._row_bytes(rows)))
+        with self._lock:
+            present = self._known(uris)
+            for start in range(0, len(rows), at_once):
+                part = slice(start, start + at_once)
+                if self.class_rows is not None:
+                    self.class_rows.replace(encodings[part], present)
+                self.store.write(self.name, rows[part])
+                n_new = len(set(uris[part]) - present)
+                if n_new:
+                    self.sidecar.ledger += n_new
+                self._present.update(dict.fromkeys(uris[part], True))
+
+    def set_metadata(self, metadata: Mapping[str, Mapping[str, Any]]) -> list[str]:
+        """Replace the user's fields of stored photos, and return the uris where they changed.
+
+        Args:
+            metadata: uri to fields; uris that are not stored are passed over.
+
+        Raises:
+            StoreError: Milvus failed.
+            SettingsError: metadata that Milvus cannot hold.
+        """
+        told = {uri: self.layout.checked_metadata(uri, fields) for uri, fields in metadata.items()}
+        stored = self.get(list(told))
+        changed = [row.uri for row in stored if row is not None and row.metadata != told[row.uri]]
+        with self._lock:
+            at_once = max(1, MESSAGE_BYTES // self.layout.row_bytes)
+            for start in range(0, len(changed), at_once):
+                rows = self.raw_rows(changed[start : start + at_once])
+                if rows:
+                    self.store.write(
+                        self.name,
+                        [self.layout.with_metadata(row, told[uri]) for uri, row in rows.items()],
+                    )
+        return changed
+
+    def remove(self, uris: Iterable[str]) -> int:
+        """Delete photos, and return how many of them there were.
+
+        Raises:
+            StoreError: Milvus failed.
+        """
+        with self._lock:
+            there = list(self.contents(list(uris)))
+            if there:
+                self.sidecar.ledger = max(0, self.sidecar.ledger - len(there))
+                if self.class_rows is not None:
+                    self.class_rows.delete(there)
+                self.store.delete(self.name, "uri", there)
+                self._present.update(dict.fromkeys(there, False))
+        return len(there)
+
+    def get(self, uris: Iterable[str], *, vectors: bool = False) -> list[Row | None]:
+        """Return the rows of photos, in the order asked for; None for one that is not there.
+
+        Args:
+            uris: of the photos.
+            vectors: fetch the vectors too, for `Row.unpack`.
+
+        Raises:
+            StoreError: Milvus failed.
+        """
+        return self._get(list(uris), vectors, "Strong")
+
+    def contents(self, uris: Iterable[str]) -> dict[str, str]:
+        """Return uri to SHA-256 of the bytes, in hex, for those photos that are there."""
+        asked = list(uris)
+        found = self.store.fetch(self.name, "uri", asked, ["content"])
+        self._present.update((uri, uri in found) for uri in asked)
+        return {uri: row["content"] for uri, row in found.items()}
+
+    def uris(self) -> Iterator[str]:
+        """Yield the uri of every photo, sorted."""
+        for row in self.store.scan(self.name, "uri"):
+            yield row["uri"]
+
+    def count(self) -> int:
+        """Return the number of photos."""
+        return self.store.count(self.name)
+
+    def search_vectors(
+        self,
+        descriptors: np.ndarray,
+        *,
+        limit: int,
+        filter: str | None = None,
+        vectors: bool = False,
+        params: Mapping[str, Any] | None = None,
+    ) -> list[list[Row]]:
+        """Return the photos whose descriptors are nearest, for every query in one call to Milvus.
+
+        Args:
+            descriptors: of shape (Q, d), unit.
+            limit: rows for each query, at most 16,384.
+            filter: a Milvus filter expression on the user's fields or the collection's own.
+            vectors: fetch the hits' vectors too, for `Row.unpack`; each photo's once, in a second
+                call, which is quicker than all at once and keeps under a server's 64 MiB.
+            params: of the index, such as ``{"ef": 128}``.
+
+        Returns:
+            For each query its rows, best first, with `score`.
+
+        Raises:
+            FilterError: Milvus refused the filter.
+            StoreError: Milvus failed.
+            SettingsError: a limit out of range, or descriptors that are not finite.
+            MismatchError: descriptors of another dimension.
+        """
+        check_limit(limit)
+        data = self._checked_descriptors(descriptors)
+        if not len(data):
+            return []
+        # a server's answer is limited; then the fields are fetched apart, once for each photo
+        apart = len(data) * limit * (1024 + 12 * self.layout.n_classes) > MESSAGE_BYTES
+        answers = self.store.search(
+            self.name,
+            filter,
+            data=list(data),
+            anns_field="descriptor",
+            limit=limit,
+            output_fields=["uri"] if apart else ["uri", *_SHOWN],
+            search_params={"metric_type": METRIC, "params": dict(params or {})},
+        )
+        hits = [[(dict(h["entity"]), float(h["distance"])) for h in answer] for answer in answers]
+        if not (apart or vectors):
+            return [[self.layout.row(raw, score) for raw, score in answer] for answer in hits]
+        wanted = list(dict.fromkeys(raw["uri"] for answer in hits for raw, _ in answer))
+        fields = [*(_SHOWN if apart else ()), *(self.layout.vector_fields if vectors else ())]
+        more = self.store.fetch(
+            self.name,
+            "uri",
+            wanted,
+            fields,
+            row_bytes=self.layout.row_bytes if vectors else 4096,
+            consistency="Session",
+        )
+        return [
+            [
+                self.layout.row({**raw, **more[raw["uri"]]}, score)
+                for raw, score in answer
+                if raw["uri"] in more  # deleted since, by someone else
+            ]
+            for answer in hits
+        ]
+
+    def raw_rows(self, uris: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Return whole rows as Milvus has them, by uri."""
+        fields = [*self.layout.fields, "$meta"]
+        return self.store.fetch(self.name, "uri", uris, fields, row_bytes=self.layout.row_bytes)
+
+    # The whole
+
+    def verify(self, *, accept: bool = False) -> Verification:
+        """Check that every row is there and whole, and the encoder too.
+
+        Args:
+            accept: take the present number of rows as the right one from now on, once lost
+                photos have been added again, or given up.
+        """
+        with self._lock:
+            outcome = verify(self)
+            if accept:
+                self.sidecar.ledger = outcome.rows
+        return outcome
+
+    def info(self) -> dict[str, Any]:
+        """Return what the collection holds and how it was made, as plain JSON values."""
+        about = self.sidecar.manifest
+        index = self.store.index(self.name, "descriptor")
+        return {
+            "uri": self.store.uri,
+            "collection": self.name,
+            "photos": self.count(),
+            "milvus": self.store.call("get_server_version"),
+            "index": index.get("index_type"),
+            "metric": index.get("metric_type"),
+            "dim": self.layout.dim,
+            "n_classes": self.layout.n_classes,
+            "n_regions": self.layout.n_regions,
+            "class_rows": self.class_rows is not None,
+            "bytes_per_photo": self.layout.row_bytes,
+            "whitening": about["whitening"],
+            "fingerprint": about["fingerprint"],
+            "settings": about["settings"],
+        }
+
+    def drop(self) -> None:
+        """Delete the collection with its encoder and all its photos' rows, and close.
+
+        Raises:
+            StoreError: Milvus failed.
+        """
+        with self._lock:
+            self.store.call("drop_collection", self.name)  # first: now it does not exist
+            if self.class_rows is not None:
+                self.store.call("drop_collection", self.class_rows.name)
+            self.store.call("drop_collection", self.sidecar.name)
+            self.close()
+
+    def _get(self, uris: list[str], vectors: bool, consistency: str) -> list[Row | None]:
+        found = self.store.fetch(
+            self.name,
+            "uri",
+            uris,
+            [*_SHOWN, *(self.layout.vector_fields if vectors else ())],
+            row_bytes=self.layout.row_bytes if vectors else 4096,
+            consistency=consistency,
+        )
+        return [self.layout.row(found[uri]) if uri in found else None for uri in uris]
+
+    def _known(self, uris: Sequence[str]) -> set[str]:
+        """Return which photos are there, asking only for those not asked for before.
+
+        A question that sees every write takes a server 200 ms.
+        """
+        unknown = [uri for uri in uris if uri not in self._present]
+        if unknown:
+            self.contents(unknown)
+        return {uri for uri in uris if self._present[uri]}
+
+    def _row_bytes(self, rows: Sequence[Mapping[str, Any]]) -> int:
+        extra = max((len(str(self.layout.metadata_of(row))) for row in rows), default=0)
+        return self.layout.row_bytes + 4 * extra
+
+    def _checked_descriptors(self, descriptors: np.ndarray) -> np.ndarray:
+        data = np.atleast_2d(np.asarray(descriptors, np.float32))
+        if data.ndim != 2 or data.shape[1] != self.layout.dim:
+            raise MismatchError(
+                f"descriptors of shape {np.shape(descriptors)}: the collection {self.name!r} holds "
+                f"{self.layout.dim} numbers each"
+            )
+        if not np.isfinite(data).all():
+            raise SettingsError("a query's descriptor has numbers that are not finite")
+        if len(data) > TOP_K:
+            raise SettingsError(f"{len(data)} queries in one call: Milvus takes {TOP_K}")
+        return data
+
+
+def _must_exist(store: Store, name: str) -> None:
+    if store.call("has_collection", name):
+        return
+    names = store.call("list_collections")
+    ours = sorted(n for n in names if f"{n}_encoder" in names)
+    raise CollectionError(
+        f"there is no collection {name!r} in {store.uri}; there "
+        + (f"are: {', '.join(ours)}" if ours else "is none made by cwf-milvus: create one first")
+    )

@@ -1,0 +1,164 @@
+"""The side collection ``<name>_encoder``: the encoder that a collection comes with, and a ledger.
+
+The ledger is the number of rows that there must be. It is raised after rows are written and lowered
+before they are deleted, so that after any interruption it may be too low, but never too high: fewer
+rows than the ledger says means that rows were lost.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+from pymilvus import DataType, MilvusClient
+
+from cwf_milvus.errors import CollectionError
+from cwf_milvus.packing import FIELD_BYTES, Text
+from cwf_milvus.store import Store
+
+if TYPE_CHECKING:
+    from cwf_milvus.encoder import Encoder
+
+FORMAT = 1
+_CHUNK_BYTES = 45_000  # 60,000 characters of base64
+_VECTOR = {"vector": [0.0, 0.0]}  # Milvus has no collection without a vector
+
+
+class Sidecar:
+    """What a collection keeps beside its rows.
+
+    Args:
+        store: the connection.
+        collection: the main collection's name.
+
+    Raises:
+        CollectionError: there is none, it is damaged, or of a newer version.
+    """
+
+    def __init__(self, store: Store, collection: str) -> None:
+        self._store = store
+        self.name = f"{collection}_encoder"
+        if not store.call("has_collection", self.name):
+            raise CollectionError(
+                f"the collection {collection!r} in {store.uri} was not made by cwf-milvus, or has "
+                f"lost its encoder: there is no {self.name!r} beside it"
+            )
+        store.load(self.name)
+        self.manifest = self._read_manifest()
+
+    @classmethod
+    def create(cls, store: Store, collection: str, encoder: Encoder, **about: Any) -> Sidecar:
+        """Write a collection's side collection anew; the manifest last, when all else is there.
+
+        Args:
+            store: the connection.
+            collection: the main collection's name.
+            encoder: what to keep.
+            about: more to keep in the manifest, plain JSON values.
+
+        Raises:
+            StoreError: Milvus failed.
+            WhiteningError: the encoder has not been fitted.
+        """
+        state = encoder.state()
+        name = f"{collection}_encoder"
+        if store.call("has_collection", name):  # left by a creation that was interrupted
+            store.call("drop_collection", name)
+        schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
+        schema.add_field("key", DataType.VARCHAR, is_primary=True, max_length=256)
+        schema.add_field("value", DataType.VARCHAR, max_length=FIELD_BYTES)
+        schema.add_field("vector", DataType.FLOAT_VECTOR, dim=2)
+        store.create(name, schema, "vector", {"index_type": "FLAT"})
+        manifest = {
+            "format": FORMAT,
+            "fingerprint": encoder.fingerprint,
+            "dim": encoder.dim,
+            "n_classes": encoder.n_classes,
+            "n_regions": encoder.n_regions,
+            "whitening": encoder.whitening_origin,
+            "settings": encoder.settings.to_dict(),
+            "files": {
+                file: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+                for file, data in state.items()
+            },
+            **about,
+        }
+        for file, data in state.items():
+            for i, start in enumerate(range(0, len(data), _CHUNK_BYTES)):
+                chunk = base64.b64encode(data[start : start + _CHUNK_BYTES]).decode()
+                store.write(name, [{"key": f"{file}/{i}", "value": Text(chunk), **_VECTOR}])
+        for key, value in (("ledger", {"rows": 0}), ("manifest", manifest)):
+            store.write(name, [{"key": key, "value": Text(json.dumps(value)), **_VECTOR}])
+        return cls(store, collection)
+
+    def state(self) -> dict[str, bytes]:
+        """Return the encoder's state, checked against its checksums.
+
+        Raises:
+            CollectionError: a part is missing or damaged; names it.
+        """
+        return {file: self._read_file(file, known) for file, known in self._files().items()}
+
+    def damaged(self) -> list[str]:
+        """Return what is wrong with each damaged part."""
+        wrong = []
+        for file, known in self._files().items():
+            try:
+                self._read_file(file, known)
+            except CollectionError as error:
+                wrong.append(str(error))
+        return wrong
+
+    @property
+    def ledger(self) -> int:
+        """The number of rows that there must at least be."""
+        return int(self._json("ledger")["rows"])
+
+    @ledger.setter
+    def ledger(self, rows: int) -> None:
+        value = Text(json.dumps({"rows": rows}))
+        self._store.write(self.name, [{"key": "ledger", "value": value, **_VECTOR}])
+
+    def _files(self) -> dict[str, dict[str, Any]]:
+        return dict(self.manifest["files"])
+
+    def _read_manifest(self) -> dict[str, Any]:
+        manifest = self._json("manifest")
+        if manifest.get("format") != FORMAT:
+            raise CollectionError(
+                f"{self.name!r} in {self._store.uri} is of format {manifest.get('format')!r}, this "
+                f"version reads {FORMAT}: update cwf-milvus"
+            )
+        return manifest
+
+    def _read_file(self, file: str, known: dict[str, Any]) -> bytes:
+        n_chunks = -(-int(known["bytes"]) // _CHUNK_BYTES)
+        keys = [f"{file}/{i}" for i in range(n_chunks)]
+        rows = self._store.fetch(self.name, "key", keys, ["value"], row_bytes=FIELD_BYTES)
+        try:
+            data = b"".join(base64.b64decode(rows[key]["value"], validate=True) for key in keys)
+        except (KeyError, ValueError) as error:
+            raise CollectionError(
+                f"{file!r} of the encoder in {self.name!r} is damaged ({error}): {_AGAIN}"
+            ) from error
+        if hashlib.sha256(data).hexdigest() != known["sha256"]:
+            raise CollectionError(
+                f"{file!r} of the encoder in {self.name!r} is damaged (its checksum is another): "
+                f"{_AGAIN}"
+            )
+        return data
+
+    def _json(self, key: str) -> dict[str, Any]:
+        rows = self._store.fetch(self.name, "key", [key], ["value"], row_bytes=FIELD_BYTES)
+        try:
+            return dict(json.loads(rows[key]["value"]))
+        except (KeyError, ValueError, TypeError) as error:
+            raise CollectionError(
+                f"the {key} in {self.name!r} of {self._store.uri} is missing or damaged "
+                f"({error!r}): {_AGAIN}"
+            ) from error
+
+
+_AGAIN = "create the collection again, and add the photos"
