@@ -15,13 +15,14 @@ from torch import Tensor
 
 from cwf_milvus import aggregation, cam, pooling, regions
 from cwf_milvus.backbones import create_backbone
+from cwf_milvus.backbones.weights import RANDOM
 from cwf_milvus.batching import batches
 from cwf_milvus.encoding import Encoding
 from cwf_milvus.errors import MismatchError, SettingsError, WhiteningError
 from cwf_milvus.fitting import fit_whitenings, photo_items
 from cwf_milvus.images import Box, BoxLike, Image, load_image
 from cwf_milvus.local_vectors import LocalVectors, pool_local
-from cwf_milvus.settings import default_settings
+from cwf_milvus.settings import EncoderSettings, default_settings
 from cwf_milvus.views import Prepared, prepare, prepare_query
 from cwf_milvus.whitenings import Whitenings
 
@@ -65,7 +66,10 @@ class Encoder:
         **settings: Any,
     ) -> None:
         self.settings = default_settings(backbone, **settings)
+        # Absolute, so that the encoder can be restored from another folder.
         self.weights = None if weights is None else str(weights)
+        if self.weights not in (None, RANDOM):
+            self.weights = str(Path(self.weights).expanduser().absolute())
         self.backbone = create_backbone(
             backbone,
             weights=weights,
@@ -79,13 +83,20 @@ class Encoder:
                 f"classes names {max(self.settings.classes)}: {backbone} has classes 0 to "
                 f"{len(self.class_names) - 1}"
             )
+        if batch_size is not None and batch_size < 1:
+            raise SettingsError(f"batch_size={batch_size!r}: give a whole number of at least 1")
         self.batch_size = batch_size or (32 if self.device.type == "cuda" else 8)
         self._unfitted = ""
         self.whitenings: Whitenings | None = None
         if whitening is not None:
             self._take_whitening(whitening)
-        else:
+        elif settings.get("dim") in (None, self.backbone.n_features):
             self.settings = replace(self.settings, dim=self.backbone.n_features)
+        else:
+            raise SettingsError(
+                f"dim={settings['dim']!r} asked for without a whitening, which gives the "
+                f"{self.backbone.n_features} dimensions of {backbone}: leave one of the two out"
+            )
 
     def _take_whitening(self, source: str | Path | Whitenings) -> None:
         try:
@@ -159,8 +170,10 @@ class Encoder:
 
     @property
     def at_least(self) -> int | None:
-        """Longest side in pixels that a photo must keep when it is decoded."""
-        return 2 * self.settings.image_size if self.settings.resize == "longest" else None
+        """Longest side in pixels that a photo must keep when it is decoded; None for all."""
+        if self.settings.paper_compat or self.settings.resize != "longest":
+            return None
+        return 2 * max(self.settings.image_size, self.settings.class_image_size or 0)
 
     # Encoding
 
@@ -172,9 +185,12 @@ class Encoder:
 
         Raises:
             ImageError: a photo that cannot be decoded.
+            SettingsError: one photo in place of a list.
             WhiteningError: the encoder was made without a whitening and has not been fitted.
         """
-        return self._encode_any([self.prepare(self.read(image)) for image in images])
+        if isinstance(images, str | bytes) or getattr(images, "ndim", 4) < 4:
+            raise SettingsError("encode takes several photos: give a list, as in encode([photo])")
+        return self._encode_any(self.prepare(self.read(image)) for image in images)
 
     def encode_query(self, image: object, box: BoxLike | None = None) -> Encoding:
         """Encode a query: classes from the crop alone, features of the whole photo in the box.
@@ -191,7 +207,7 @@ class Encoder:
 
     def encode_queries(self, queries: Iterable[tuple[object, BoxLike | None]]) -> list[Encoding]:
         """Encode several (image, box) queries; see `encode_query`."""
-        return self._encode_any([self.prepare_query(image, box) for image, box in queries])
+        return self._encode_any(self.prepare_query(image, box) for image, box in queries)
 
     def read(self, image: object) -> Image:
         """Decode a photo, a JPEG no larger than needed.
@@ -284,22 +300,23 @@ class Encoder:
 
     def describe(self, class_vectors: Tensor, region_vectors: Sequence[Tensor]) -> Tensor:
         """Return the descriptors (B, d) of whitened class vectors (B, N, d) and B (R, d)."""
-        of_classes = aggregation.offline(class_vectors[:, : self.settings.n_pooled])
+        n_pooled = None if self.settings.classes else self.settings.n_pooled
+        of_classes = aggregation.offline(class_vectors[:, :n_pooled])
         if self.settings.descriptor == "classes":
             return of_classes
         of_regions = torch.stack([pooling.l2_normalize(v.sum(0)) for v in region_vectors])
         if self.settings.descriptor == "regions":
             return of_regions
-        return pooling.l2_normalize(of_classes + of_regions)
+        return pooling.l2_normalize(self.settings.class_share * of_classes + of_regions)
 
-    def _encode_any(self, prepared: Sequence[Prepared]) -> list[Encoding]:
+    def _encode_any(self, prepared: Iterable[Prepared]) -> list[Encoding]:
         encodings: dict[int, Encoding] = {}
         for indices in batches(enumerate(prepared), self.batch_size, lambda item: item[1].grid):
             for (index, _), encoding in zip(
                 indices, self.encode_prepared([item for _, item in indices]), strict=True
             ):
                 encodings[index] = encoding
-        return [encodings[index] for index in range(len(prepared))]
+        return [encodings[index] for index in sorted(encodings)]
 
     def _stack(self, views: Sequence[Tensor]) -> Tensor:
         batch = torch.stack(list(views))
@@ -343,18 +360,18 @@ class Encoder:
 
         Args:
             photos: as in `fit`.
-            n: how many classes.
+            n: how many classes; fewer come back when fewer occur.
+
+        Raises:
+            ImageError: a photo that cannot be decoded.
+            SettingsError: n is under 1, or there is no photo.
         """
-        top = [
-            encoded.class_ids.cpu().numpy()
-            for batch in batches(
-                (self.prepare(self.read(item)) for item in photo_items(photos)),
-                self.batch_size,
-                lambda prepared: prepared.grid,
-            )
-            for encoded in [self.local_vectors(batch)]
-        ]
-        return tuple(aggregation.count_classes([row for rows in top for row in rows], n))
+        prepared = (self.prepare(self.read(item)) for item in photo_items(photos))
+        top: list[Tensor] = []
+        for batch in batches(prepared, self.batch_size, lambda photo: photo.grid):
+            _, ids, _, _ = self.class_maps(batch)
+            top += ids.cpu()
+        return tuple(aggregation.count_classes(top, n))
 
     # Keeping
 
@@ -398,12 +415,18 @@ class Encoder:
         Raises:
             MismatchError: the weights to be had are not those that the state was made with.
             SettingsError: a damaged state, or one of a newer version.
+            WeightsError: the weights are not to be had.
+            WhiteningError: a damaged whitening.
         """
         try:
             about = json.loads(state[SETTINGS_FILE])
-            settings, recorded = dict(about["settings"]), str(about["fingerprint"])
             version = about["format"]
-        except (KeyError, ValueError, TypeError) as error:
+            settings = EncoderSettings.from_dict(dict(about["settings"]))
+            recorded, digest = str(about["fingerprint"]), str(about["weights_sha256"])
+            known_weights = about["weights"]
+            if not isinstance(known_weights, str | None):
+                raise TypeError(f"weights are {known_weights!r}")
+        except (KeyError, ValueError, TypeError, RecursionError) as error:
             raise SettingsError(
                 f"not the state of an encoder ({error!r}): the settings are missing or damaged"
             ) from error
@@ -413,31 +436,44 @@ class Encoder:
             )
         data = state.get(WHITENING_FILE)
         encoder = cls(
-            weights=weights or about.get("weights"),
+            weights=weights or known_weights,
             device=device,
             batch_size=batch_size,
             whitening=None if data is None else Whitenings.from_bytes(data),
-            **settings,
+            **settings.to_dict(),
         )
-        if encoder.fingerprint != recorded:
-            what = (
-                f"weights with SHA-256 {encoder._weights_digest}, it was made with "
-                f"{about.get('weights_sha256')}"
-                if encoder._weights_digest != about.get("weights_sha256")
-                else f"fingerprint {encoder.fingerprint}, it was made with {recorded}"
-            )
+        if encoder._weights_digest != digest:
             raise MismatchError(
-                f"the encoder {settings.get('backbone')!r} was restored with {what}: pass the "
-                "original weights with weights=FILE (`--weights FILE`)"
+                f"the encoder {settings.backbone!r} was restored with weights of SHA-256 "
+                f"{encoder._weights_digest}, it was made with {digest}: pass the original weights "
+                "with weights=FILE (`--weights FILE`)"
+            )
+        if encoder.fingerprint != recorded:
+            raise MismatchError(
+                f"the encoder {settings.backbone!r} was restored with the fingerprint "
+                f"{encoder.fingerprint}, it was made with {recorded}: its settings or whitening "
+                "were changed since; restore them, or make it anew"
             )
         return encoder
 
     def save(self, folder: str | Path) -> Path:
-        """Write the encoder to a folder as JSON and safetensors; returns the folder."""
-        path = Path(folder)
-        path.mkdir(parents=True, exist_ok=True)
-        for name, data in self.state().items():
-            (path / name).write_bytes(data)
+        """Write the encoder to a folder as JSON and safetensors; returns the folder.
+
+        Raises:
+            SettingsError: the folder cannot be written.
+            WhiteningError: the encoder has not been fitted.
+        """
+        path, state = Path(folder), self.state()
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            (path / WHITENING_FILE).unlink(missing_ok=True)  # of another encoder saved before
+            for name, data in state.items():
+                (path / name).write_bytes(data)
+        except OSError as error:
+            raise SettingsError(
+                f"cannot write the encoder to {str(folder)!r} ({error.strerror}): name a folder "
+                "that can be written"
+            ) from error
         return path
 
     @classmethod

@@ -76,12 +76,11 @@ def _pool(
     x1, y1, x2, y2 = box or (0, 0, features.shape[-1], features.shape[-2])
     features = features[..., y1:y2, x1:x2]
     class_maps = class_maps[..., y1:y2, x1:x2]
+    channel_weights = pooling.channel_weights(features)
     weighted = features
     if settings.feature_weighting == "crow":
         weighted = features * pooling.crow_spatial_weights(features)[:, None]
-    class_vectors = pooling.class_vectors(
-        weighted, class_maps, channel_weights=pooling.channel_weights(features)
-    )
+    class_vectors = pooling.class_vectors(weighted, class_maps, channel_weights=channel_weights)
     height, width = features.shape[-2:]
     grid = regions.grid_boxes(height, width, settings.region_levels)
     region_boxes = [grid] * len(features)
@@ -92,6 +91,11 @@ def _pool(
         region_vectors = [
             pooling.region_vectors(features[i : i + 1], boxes)[0]
             for i, boxes in enumerate(region_boxes)
+        ]
+    if settings.region_channel_weights:
+        region_vectors = [
+            pooling.l2_normalize(vectors * weights)
+            for vectors, weights in zip(region_vectors, channel_weights, strict=True)
         ]
     corner = torch.tensor([x1, y1, x1, y1])
     return class_vectors, [boxes + corner for boxes in region_boxes], region_vectors

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
@@ -10,10 +12,15 @@ from cwf_milvus.errors import SettingsError
 Resize = Literal["longest", "shortest", "squash"]
 Descriptor = Literal["classes", "regions", "both"]
 
+_FEWEST_PIXELS, _MOST_PIXELS = 32, 8192  # above, a mistyped size fills the memory
+_MOST_REGIONS = 1024
+
 
 @dataclass(frozen=True)
 class EncoderSettings:
     """The settings of an `Encoder`; all of them are part of its fingerprint.
+
+    Values are brought to plain int, float and tuple, so that equal settings are equal in JSON.
 
     Attributes:
         backbone: a name that `list_backbones` knows, or any torchvision or timm classifier's.
@@ -26,11 +33,14 @@ class EncoderSettings:
             scripts' 1024 x 720.
         n_classes: class vectors kept for an image, its most likely first.
         n_pooled: how many of them the descriptor sums (the paper's N_C).
-        classes: a predefined class list for every image, in place of each image's own.
+        classes: a predefined class list for every image, in place of each image's own; all of
+            them are kept, and summed, whatever `n_classes` and `n_pooled`.
         feature_weighting: "crow" weights X by CroW's spatial map before the class maps.
         descriptor: the sum of the whitened "classes" (the paper's offline aggregation), of the
             "regions", or of "both".
+        class_share: length of the classes' sum in the descriptor of "both", to the regions' 1.
         region_levels: l for a grid of l x l regions, several for several scales.
+        region_channel_weights: weight the channels of region vectors too, by Eq. 2.
         cam_regions: add the boxes of the top classes' thresholded maps to the regions.
         dim: d, of every whitened vector.
         class_whiten_power: exponent of the eigenvalues of the class vectors' whitening: 0.5
@@ -46,12 +56,14 @@ class EncoderSettings:
     image_size: int = 512
     class_image_size: int | None = 224
     resize: Resize = "longest"
-    n_classes: int = 64
-    n_pooled: int = 64
+    n_classes: int = 32
+    n_pooled: int = 32
     classes: tuple[int, ...] | None = None
     feature_weighting: Literal["crow"] | None = None
-    descriptor: Descriptor = "classes"
-    region_levels: tuple[int, ...] = (1, 2, 3)
+    descriptor: Descriptor = "both"
+    class_share: float = 0.2
+    region_levels: tuple[int, ...] = (1, 2, 3, 4)
+    region_channel_weights: bool = True
     cam_regions: bool = False
     dim: int = 1024
     class_whiten_power: float = 0.25
@@ -61,28 +73,40 @@ class EncoderSettings:
 
     def __post_init__(self) -> None:
         """Raise `SettingsError` for a value that cannot work."""
-        for name in ("image_size", "n_classes", "n_pooled", "dim", "n_fit_classes"):
+        for name in ("n_classes", "n_pooled", "dim", "n_fit_classes"):
+            self._plain(name, _whole_number, "a whole number of at least 1")
+        sides = f"from {_FEWEST_PIXELS} to {_MOST_PIXELS} pixels"
+        self._plain("image_size", _pixels, sides)
+        if self.class_image_size is not None:
+            self._plain("class_image_size", _pixels, f"{sides}, or None for the features' view")
+        most = f"at most {_MOST_REGIONS} regions in all"
+        self._plain("region_levels", _levels, f"sides of at least 1, {most}, such as (1, 2, 3)")
+        if self.classes is not None:
+            self._plain("classes", _ids, "class ids, each once, or None for each image's own")
+        for name in ("class_whiten_power", "region_whiten_power", "class_share"):
+            self._plain(name, _fraction, "a number from 0 to 1")
+        self._one_of("resize", ("longest", "shortest", "squash"))
+        self._one_of("descriptor", ("classes", "regions", "both"))
+        self._one_of("feature_weighting", (None, "crow"))
+        for name in ("region_channel_weights", "cam_regions", "paper_compat"):
+            if not isinstance(getattr(self, name), bool):
+                raise SettingsError(f"{name}={getattr(self, name)!r}: give True or False")
+        for name in ("backbone", "layer", "cams_from"):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise SettingsError(f"{name}={value!r}: give a whole number of at least 1")
-        if self.class_image_size is not None and self.class_image_size < 32:
-            raise SettingsError(
-                f"class_image_size={self.class_image_size!r}: give at least 32 pixels, or None "
-                "to predict classes from the same view as the features"
-            )
-        _one_of("resize", self.resize, ("longest", "shortest", "squash"))
-        _one_of("descriptor", self.descriptor, ("classes", "regions", "both"))
-        _one_of("feature_weighting", self.feature_weighting, (None, "crow"))
-        if any(level < 1 for level in self.region_levels) or not self.region_levels:
-            raise SettingsError(
-                f"region_levels={self.region_levels!r}: give whole numbers of at least 1, "
-                "for example (1, 2, 3)"
-            )
-        for name in ("class_whiten_power", "region_whiten_power"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise SettingsError(f"{name}={getattr(self, name)!r}: give a number from 0 to 1")
-        if self.classes is not None and not self.classes:
-            raise SettingsError("classes=(): name at least one class, or None for each image's own")
+            if not isinstance(value, str) and (value is not None or name == "backbone"):
+                raise SettingsError(f"{name}={value!r}: give a name")
+
+    def _plain(self, name: str, convert: Callable[[Any], object], wanted: str) -> None:
+        value = getattr(self, name)
+        try:
+            object.__setattr__(self, name, convert(value))
+        except (TypeError, ValueError, OverflowError) as error:
+            raise SettingsError(f"{name}={value!r}: give {wanted}") from error
+
+    def _one_of(self, name: str, allowed: tuple[object, ...]) -> None:
+        value = getattr(self, name)
+        if value not in allowed:
+            raise SettingsError(f"{name}={value!r}: give one of {', '.join(map(repr, allowed))}")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain values that JSON holds."""
@@ -102,11 +126,7 @@ class EncoderSettings:
                 f"unknown setting{'s' if len(unknown) > 1 else ''} {', '.join(unknown)}: this "
                 f"version knows {', '.join(sorted(known))}"
             )
-        tuples: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in values.items()
-        }
-        return cls(**tuples)
+        return cls(**values)
 
 
 def default_settings(backbone: str, **changes: Any) -> EncoderSettings:
@@ -120,9 +140,34 @@ def default_settings(backbone: str, **changes: Any) -> EncoderSettings:
     )
 
 
-def _one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
-    if value not in allowed:
-        raise SettingsError(f"{name}={value!r}: give one of {', '.join(map(repr, allowed))}")
+def _whole_number(value: Any, least: int = 1, most: int | None = None) -> int:
+    number = int(operator.index(value))
+    if number < least or (most is not None and number > most):
+        raise ValueError(f"{number} is out of range")
+    return number
+
+
+def _pixels(value: Any) -> int:
+    return _whole_number(value, _FEWEST_PIXELS, _MOST_PIXELS)
+
+
+def _levels(values: Any) -> tuple[int, ...]:
+    levels = tuple(_whole_number(value) for value in values)
+    _whole_number(sum(level * level for level in levels), 1, _MOST_REGIONS)
+    return levels
+
+
+def _ids(values: Any) -> tuple[int, ...]:
+    ids = tuple(_whole_number(value, 0) for value in values)
+    if not ids or len(set(ids)) < len(ids):
+        raise ValueError("no class, or one twice")
+    return ids
+
+
+def _fraction(value: Any) -> float:
+    if isinstance(value, str) or not 0 <= value <= 1:
+        raise ValueError(f"{value} is out of range")
+    return float(value)
 
 
 _PAPER: dict[str, Any] = {

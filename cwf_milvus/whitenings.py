@@ -29,6 +29,7 @@ _FITTED_AT = (
     "resize",
     "feature_weighting",
     "region_levels",
+    "region_channel_weights",
     "n_fit_classes",
     "paper_compat",
 )
@@ -120,21 +121,31 @@ class Whitenings:
                 key: tuple(value) if isinstance(value, list) else value
                 for key, value in json.loads(meta["fitted_at"]).items()
             }
-            origin = str(meta["origin"])
-        except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+            # It is shown on terminals, so it must not steer them.
+            origin = "".join(filter(str.isprintable, meta["origin"]))
+            classes, regions = (
+                Whitening.from_tensors(
+                    {
+                        key.removeprefix(f"{kind}."): tensor
+                        for key, tensor in tensors.items()
+                        if key.startswith(f"{kind}.")
+                    }
+                )
+                for kind in ("classes", "regions")
+            )
+            if classes.components_.shape != regions.components_.shape:
+                raise ValueError("the shapes of its two parts differ")
+        except (
+            SafetensorError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+        ) as error:
             raise WhiteningError(
                 f"{name} is no whitening of cwf-milvus ({error}): fit one with `--fit`"
             ) from error
-        classes, regions = (
-            Whitening.from_tensors(
-                {
-                    key.removeprefix(f"{kind}."): tensor
-                    for key, tensor in tensors.items()
-                    if key.startswith(f"{kind}.")
-                }
-            )
-            for kind in ("classes", "regions")
-        )
         return cls(classes, regions, origin, fitted_at)
 
     @classmethod
