@@ -1,6 +1,6 @@
 """Fit the whitening that ships with the package, on photos that belong to no benchmark.
 
-    python benchmarks/fit_default_whitening.py PHOTOS [--backbone efficientnet_lite0]
+python benchmarks/fit_default_whitening.py PHOTOS [--backbone efficientnet_lite0]
 """
 
 from __future__ import annotations
