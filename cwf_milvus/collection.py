@@ -31,7 +31,8 @@ _SHOWN = (*PLAIN_FIELDS, "$meta")
 class InstanceCollection:
     """Photos in Milvus, one row each; made by `create` or `open`, best used in a ``with``.
 
-    Several threads may use one; on Milvus Lite, one process at a time may have the database open.
+    Several threads may use one. On Milvus Lite, one process at a time may have the database open;
+    on a server several may write, but each photo one at a time.
 
     Example:
         >>> photos = InstanceCollection.create("photos.db", "holiday", Encoder())
@@ -261,7 +262,7 @@ class InstanceCollection:
                 self.store.write(self.name, rows[part])
                 n_new = len(set(uris[part]) - present)
                 if n_new:
-                    self.sidecar.ledger += n_new
+                    self.sidecar.note(n_new)
                 self._present.update(dict.fromkeys(uris[part], True))
 
     def set_metadata(self, metadata: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -297,7 +298,7 @@ class InstanceCollection:
         with self._lock:
             there = list(self.contents(list(uris)))
             if there:
-                self.sidecar.ledger = max(0, self.sidecar.ledger - len(there))
+                self.sidecar.note(-len(there))
                 if self.class_rows is not None:
                     self.class_rows.delete(there)
                 self.store.delete(self.name, "uri", there)
@@ -314,7 +315,15 @@ class InstanceCollection:
         Raises:
             StoreError: Milvus failed.
         """
-        return self._get(list(uris), vectors, "Strong")
+        asked = list(uris)
+        found = self.store.fetch(
+            self.name,
+            "uri",
+            asked,
+            [*_SHOWN, *(self.layout.vector_fields if vectors else ())],
+            row_bytes=self.layout.row_bytes if vectors else 4096,
+        )
+        return [self.layout.row(found[uri]) if uri in found else None for uri in asked]
 
     def contents(self, uris: Iterable[str]) -> dict[str, str]:
         """Return uri to SHA-256 of the bytes, in hex, for those photos that are there."""
@@ -347,8 +356,8 @@ class InstanceCollection:
             descriptors: of shape (Q, d), unit.
             limit: rows for each query, at most 16,384.
             filter: a Milvus filter expression on the user's fields or the collection's own.
-            vectors: fetch the hits' vectors too, for `Row.unpack`; each photo's once, in a second
-                call, which is quicker than all at once and keeps under a server's 64 MiB.
+            vectors: fetch the hits' vectors too, for `Row.unpack`; for several queries in a
+                second call, each photo's once.
             params: of the index, such as ``{"ef": 128}``.
 
         Returns:
@@ -364,33 +373,30 @@ class InstanceCollection:
         data = self._checked_descriptors(descriptors)
         if not len(data):
             return []
-        # a server's answer is limited; then the fields are fetched apart, once for each photo
-        apart = len(data) * limit * (1024 + 12 * self.layout.n_classes) > MESSAGE_BYTES
+        fields = (*_SHOWN, *(self.layout.vector_fields if vectors else ()))
+        row_bytes = self.layout.row_bytes if vectors else 1024 + 12 * self.layout.n_classes
+        # Queries share hits: then each photo's vectors are fetched once. And a server's answer
+        # is limited.
+        apart = (vectors and len(data) > 1) or len(data) * limit * row_bytes > MESSAGE_BYTES
         answers = self.store.search(
             self.name,
             filter,
             data=list(data),
             anns_field="descriptor",
             limit=limit,
-            output_fields=["uri"] if apart else ["uri", *_SHOWN],
+            output_fields=["uri", *(() if apart else fields)],
             search_params={"metric_type": METRIC, "params": dict(params or {})},
         )
         hits = [[(dict(h["entity"]), float(h["distance"])) for h in answer] for answer in answers]
-        if not (apart or vectors):
+        if not apart:
             return [[self.layout.row(raw, score) for raw, score in answer] for answer in hits]
         wanted = list(dict.fromkeys(raw["uri"] for answer in hits for raw, _ in answer))
-        fields = [*(_SHOWN if apart else ()), *(self.layout.vector_fields if vectors else ())]
         more = self.store.fetch(
-            self.name,
-            "uri",
-            wanted,
-            fields,
-            row_bytes=self.layout.row_bytes if vectors else 4096,
-            consistency="Session",
+            self.name, "uri", wanted, fields, row_bytes=row_bytes, consistency="Session"
         )
         return [
             [
-                self.layout.row({**raw, **more[raw["uri"]]}, score)
+                self.layout.row(more[raw["uri"]], score)
                 for raw, score in answer
                 if raw["uri"] in more  # deleted since, by someone else
             ]
@@ -414,7 +420,7 @@ class InstanceCollection:
         with self._lock:
             outcome = verify(self)
             if accept:
-                self.sidecar.ledger = outcome.rows
+                self.sidecar.note(outcome.rows - outcome.expected)
         return outcome
 
     def info(self) -> dict[str, Any]:
@@ -450,17 +456,6 @@ class InstanceCollection:
                 self.store.call("drop_collection", self.class_rows.name)
             self.store.call("drop_collection", self.sidecar.name)
             self.close()
-
-    def _get(self, uris: list[str], vectors: bool, consistency: str) -> list[Row | None]:
-        found = self.store.fetch(
-            self.name,
-            "uri",
-            uris,
-            [*_SHOWN, *(self.layout.vector_fields if vectors else ())],
-            row_bytes=self.layout.row_bytes if vectors else 4096,
-            consistency=consistency,
-        )
-        return [self.layout.row(found[uri]) if uri in found else None for uri in uris]
 
     def _known(self, uris: Sequence[str]) -> set[str]:
         """Return which photos are there, asking only for those not asked for before.

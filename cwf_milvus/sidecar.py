@@ -2,7 +2,8 @@
 
 The ledger is the number of rows that there must be. It is raised after rows are written and lowered
 before they are deleted, so that after any interruption it may be too low, but never too high: fewer
-rows than the ledger says means that rows were lost.
+rows than the ledger says means that rows were lost. Every writer has an entry of its own, and their
+sum counts, so that several may write to a server at a time.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import uuid
 from typing import TYPE_CHECKING, Any
 
 from pymilvus import DataType, MilvusClient
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 _CHUNK_BYTES = 45_000  # 60,000 characters of base64
+_LEDGER = "ledger/"
 _VECTOR = {"vector": [0.0, 0.0]}  # Milvus has no collection without a vector
 
 
@@ -46,6 +49,8 @@ class Sidecar:
                 f"lost its encoder: there is no {self.name!r} beside it"
             )
         store.load(self.name)
+        self._noted = 0
+        self._ledger_key = f"{_LEDGER}{uuid.uuid4().hex}"
         self.manifest = self._read_manifest()
 
     @classmethod
@@ -89,8 +94,7 @@ class Sidecar:
             for i, start in enumerate(range(0, len(data), _CHUNK_BYTES)):
                 chunk = base64.b64encode(data[start : start + _CHUNK_BYTES]).decode()
                 store.write(name, [{"key": f"{file}/{i}", "value": Text(chunk), **_VECTOR}])
-        for key, value in (("ledger", {"rows": 0}), ("manifest", manifest)):
-            store.write(name, [{"key": key, "value": Text(json.dumps(value)), **_VECTOR}])
+        store.write(name, [_entry("manifest", manifest)])
         return cls(store, collection)
 
     def state(self) -> dict[str, bytes]:
@@ -111,21 +115,24 @@ class Sidecar:
                 wrong.append(str(error))
         return wrong
 
-    @property
-    def ledger(self) -> int:
-        """The number of rows that there must at least be."""
-        return int(self._json("ledger")["rows"])
+    def expected(self) -> int:
+        """Return the ledger: how many rows there must at least be."""
+        keys = [row["key"] for row in self._store.scan(self.name, "key")]
+        entries = [key for key in keys if key.startswith(_LEDGER)]
+        found = self._store.fetch(self.name, "key", entries, ["value"])
+        return sum(self._parsed(key, found)["rows"] for key in entries)
 
-    @ledger.setter
-    def ledger(self, rows: int) -> None:
-        value = Text(json.dumps({"rows": rows}))
-        self._store.write(self.name, [{"key": "ledger", "value": value, **_VECTOR}])
+    def note(self, rows: int) -> None:
+        """Enter into the ledger that rows were added, or, negative, are about to be deleted."""
+        self._noted += rows
+        self._store.write(self.name, [_entry(self._ledger_key, {"rows": self._noted})])
 
     def _files(self) -> dict[str, dict[str, Any]]:
         return dict(self.manifest["files"])
 
     def _read_manifest(self) -> dict[str, Any]:
-        manifest = self._json("manifest")
+        rows = self._store.fetch(self.name, "key", ["manifest"], ["value"])
+        manifest = self._parsed("manifest", rows)
         if manifest.get("format") != FORMAT:
             raise CollectionError(
                 f"{self.name!r} in {self._store.uri} is of format {manifest.get('format')!r}, this "
@@ -150,8 +157,7 @@ class Sidecar:
             )
         return data
 
-    def _json(self, key: str) -> dict[str, Any]:
-        rows = self._store.fetch(self.name, "key", [key], ["value"], row_bytes=FIELD_BYTES)
+    def _parsed(self, key: str, rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
         try:
             return dict(json.loads(rows[key]["value"]))
         except (KeyError, ValueError, TypeError) as error:
@@ -159,6 +165,10 @@ class Sidecar:
                 f"the {key} in {self.name!r} of {self._store.uri} is missing or damaged "
                 f"({error!r}): {_AGAIN}"
             ) from error
+
+
+def _entry(key: str, value: dict[str, Any]) -> dict[str, Any]:
+    return {"key": key, "value": Text(json.dumps(value)), **_VECTOR}
 
 
 _AGAIN = "create the collection again, and add the photos"

@@ -75,7 +75,7 @@ def verify(collection: InstanceCollection) -> Verification:
     Raises:
         StoreError: Milvus failed.
     """
-    outcome = Verification(collection.count(), collection.sidecar.ledger)
+    outcome = Verification(collection.count(), collection.sidecar.expected())
     outcome.encoder = collection.sidecar.damaged()
     at_once = max(1, MESSAGE_BYTES // collection.layout.row_bytes)
     uris, n_classes = collection.uris(), 0

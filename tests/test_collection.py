@@ -608,6 +608,15 @@ def test_a_creation_that_was_interrupted_can_be_repeated(lite, name):
         assert photos.verify().ok
 
 
+def test_several_writers_keep_one_ledger(photos):
+    with InstanceCollection.open(photos.store.uri, photos.name) as other:
+        photos.upsert([encoding("/p/1.jpg", 1), encoding("/p/2.jpg", 2)])
+        other.upsert([encoding("/p/3.jpg", 3)])
+        photos.upsert([encoding("/p/4.jpg", 4)])
+        assert other.remove(["/p/1.jpg", "/p/2.jpg"]) == 2
+        assert photos.sidecar.expected() == other.sidecar.expected() == photos.count() == 2
+
+
 def test_two_objects_in_one_process_share_a_database(place, name):
     with InstanceCollection.create(place, name, TinyEncoder()) as one:
         with InstanceCollection.open(place, name) as two:
@@ -639,7 +648,7 @@ def test_lost_rows_are_counted_and_an_interrupted_run_is_not_a_loss(photos):
     assert "2 rows are lost" in str(lost)
     assert photos.verify(accept=True).lost == 2
     assert photos.verify().ok
-    photos.sidecar.ledger = 3  # killed between the rows and the ledger
+    photos.sidecar.note(-1)  # killed between the rows and the ledger
     interrupted = photos.verify()
     assert interrupted.ok
     assert "1 more rows than were noted" in str(interrupted)
