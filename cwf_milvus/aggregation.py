@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cwf_milvus.errors import SettingsError
 from cwf_milvus.pooling import l2_normalize
+from cwf_milvus.settings import EncoderSettings
 
 
 def offline(vectors: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -25,6 +26,29 @@ def offline(vectors: Tensor, weights: Tensor | None = None) -> Tensor:
     if weights is None:
         return l2_normalize(vectors.sum(dim=1))
     return l2_normalize(torch.bmm(weights.to(vectors.dtype).unsqueeze(1), vectors)[:, 0])
+
+
+def describe(
+    class_vectors: Tensor, region_vectors: Sequence[Tensor], settings: EncoderSettings
+) -> Tensor:
+    """Return the descriptors of images: the sum that the settings ask for.
+
+    Args:
+        class_vectors: whitened, of shape (B, N, d).
+        region_vectors: whitened, B of shape (R, d); not read where the descriptor is "classes".
+        settings: `descriptor`, `class_share`, `n_pooled` and `classes` count.
+
+    Returns:
+        Of shape (B, d), unit.
+    """
+    n_pooled = None if settings.classes else settings.n_pooled
+    of_classes = offline(class_vectors[:, :n_pooled])
+    if settings.descriptor == "classes":
+        return of_classes
+    of_regions = torch.stack([l2_normalize(vectors.sum(0)) for vectors in region_vectors])
+    if settings.descriptor == "regions":
+        return of_regions
+    return l2_normalize(settings.class_share * of_classes + of_regions)
 
 
 def online(vectors: Tensor, class_ids: Tensor, query_ids: Tensor, fallback: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cwf_milvus import aggregation, cam, pooling, regions
+from cwf_milvus import aggregation, cam, regions
 from cwf_milvus.backbones import create_backbone
 from cwf_milvus.backbones.weights import RANDOM
 from cwf_milvus.batching import batches
@@ -300,14 +300,7 @@ class Encoder:
 
     def describe(self, class_vectors: Tensor, region_vectors: Sequence[Tensor]) -> Tensor:
         """Return the descriptors (B, d) of whitened class vectors (B, N, d) and B (R, d)."""
-        n_pooled = None if self.settings.classes else self.settings.n_pooled
-        of_classes = aggregation.offline(class_vectors[:, :n_pooled])
-        if self.settings.descriptor == "classes":
-            return of_classes
-        of_regions = torch.stack([pooling.l2_normalize(v.sum(0)) for v in region_vectors])
-        if self.settings.descriptor == "regions":
-            return of_regions
-        return pooling.l2_normalize(self.settings.class_share * of_classes + of_regions)
+        return aggregation.describe(class_vectors, region_vectors, self.settings)
 
     def _encode_any(self, prepared: Iterable[Prepared]) -> list[Encoding]:
         encodings: dict[int, Encoding] = {}
