@@ -55,7 +55,7 @@ def fit_whitenings(
         of_regions.partial_fit(torch.cat(local.region_vectors))
         done += len(batch)
         if progress is not None:
-            progress(done, len(items))
+            progress(done + len(failed), len(items))
     if failed:
         warnings.warn(
             f"{len(failed)} of {len(items)} photos were not fitted on; the first: {failed[0]}",
@@ -83,8 +83,7 @@ def fit_whitenings(
 
 def photo_items(photos: object) -> list[object]:
     """Return the photos that `photos` names: files, folders, globs, urls, or images as such."""
-    if isinstance(photos, str | Path):
-        return list(list_photos([photos]))
-    items = list(photos) if isinstance(photos, Iterable) else [photos]
+    one = isinstance(photos, str | Path | bytes) or getattr(photos, "ndim", 4) < 4
+    items = list(photos) if isinstance(photos, Iterable) and not one else [photos]
     named = [item for item in items if isinstance(item, str | Path)]
     return list(list_photos(named)) if named and len(named) == len(items) else items

@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from cwf_milvus.errors import SettingsError
 from cwf_milvus.sources import uri_of
@@ -55,14 +55,21 @@ class Metadata:
 
         Args:
             source: a mapping, or a ``.csv`` or ``.jsonl`` file whose rows have a column
-                ``file_name`` (a name, a path in an indexed folder, or a uri) and any other fields;
+                ``file_name`` (a name, a path in an indexed folder, or a uri) and any other fields,
+                all of them text in a CSV, where columns without a name are passed over;
                 None for ``metadata.jsonl`` or ``metadata.csv`` in `folders`, where there is one.
             folders: the indexed folders.
 
         Raises:
-            SettingsError: a file that cannot be read; names the file, and the line at fault.
+            SettingsError: a file that cannot be read, or fields that are no mapping; names the
+                file and the line, or the photo, at fault.
         """
         if isinstance(source, Mapping):
+            for name, fields in source.items():
+                if not isinstance(fields, Mapping):
+                    raise SettingsError(
+                        f"metadata of {str(name)!r} is {fields!r}: give a mapping of its fields"
+                    )
             return cls({_key(name): fields for name, fields in source.items()}, folders)
         if source is not None:
             return cls(_read(Path(str(source))), folders)
@@ -82,27 +89,39 @@ def _key(name: object) -> str:
 
 
 def _read(file: Path) -> dict[str, dict[str, Any]]:
+    fields: dict[str, dict[str, Any]] = {}
     try:
-        with file.open(encoding="utf-8-sig", newline="") as lines:
-            if file.suffix.lower() == ".csv":
-                rows = [
-                    {key: value for key, value in row.items() if value not in (None, "")}
-                    for row in csv.DictReader(lines)
-                ]
-            else:
-                rows = [json.loads(line) for line in lines if line.strip()]
+        with file.open(encoding="utf-8-sig", newline="") as text:
+            for number, row in (_csv_rows if file.suffix.lower() == ".csv" else _json_rows)(text):
+                name = row.pop(FILE_NAME, None) if isinstance(row, dict) else None
+                if not isinstance(name, str) or not name or None in row:
+                    raise ValueError(
+                        f"line {number}: every row needs a {FILE_NAME!r}, and no more values than "
+                        "the header has columns"
+                    )
+                fields[name] = row
     except (OSError, ValueError, csv.Error) as error:
         raise SettingsError(
             f"cannot read the metadata file {str(file)!r} ({error}): give a UTF-8 .csv with a "
             f"header, or a .jsonl with an object a line"
         ) from error
-    fields: dict[str, dict[str, Any]] = {}
-    for number, row in enumerate(rows, start=1):
-        name = row.pop(FILE_NAME, None) if isinstance(row, dict) else None
-        if not isinstance(name, str) or None in row:
-            raise SettingsError(
-                f"row {number} of {str(file)!r} does not fit: every row needs a {FILE_NAME!r} "
-                "and no more values than the header has columns"
-            )
-        fields[name] = row
     return fields
+
+
+def _csv_rows(text: TextIO) -> Iterator[tuple[int, dict[Any, Any]]]:
+    reader = csv.DictReader(text)
+    for row in reader:
+        yield reader.line_num, {key: row[key] for key in row if key != "" and row[key]}
+
+
+def _json_rows(text: TextIO) -> Iterator[tuple[int, Any]]:
+    for number, line in enumerate(text, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            # NaN and lone surrogates, which Milvus cannot store, are refused here by line.
+            json.dumps(row, allow_nan=False, ensure_ascii=False).encode()
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"line {number}: {getattr(error, 'msg', error)}") from error
+        yield number, row

@@ -11,7 +11,7 @@ from cwf_milvus.images import Box, Image, crop, resize, target_size
 from cwf_milvus.settings import EncoderSettings
 
 _PAPER_SIDES = (1024, 720)
-_LONGEST_RATIO = 4  # of a panorama's longer side to `image_size`, where that names the shorter
+_LONGEST_RATIO = 4  # of a panorama's longer side to `image_size`, lest it fill the memory
 _EDGE = 1e-6  # of a cell: rounding must not add a cell to a box that ends on its border
 
 
@@ -49,16 +49,11 @@ def prepare(image: Image, settings: EncoderSettings, stride: int) -> Prepared:
         settings: `image_size`, `resize`, `class_image_size` and `paper_compat` count.
         stride: pixels of a feature cell; both sides of both views are multiples of it.
     """
-    width, height = _view_size(image.width, image.height, settings, stride)
-    class_size = settings.class_image_size
-    class_view = None
-    if class_size is not None and class_size < max(width, height):
-        class_view = resize(
-            image, *target_size(image.width, image.height, class_size, multiple=stride)
-        )
+    size = _view_size(image.width, image.height, settings, stride)
+    class_size = _class_view_size(image.width, image.height, settings, stride)
     return Prepared(
-        resize(image, width, height),
-        class_view,
+        resize(image, *size),
+        None if class_size == size else resize(image, *class_size),
         image.uri,
         image.content,
         image.width,
@@ -75,19 +70,25 @@ def prepare_query(image: Image, box: Box, settings: EncoderSettings, stride: int
     checked = box.checked(image.width, image.height)
     prepared = prepare(image, settings, stride)
     part = crop(image, checked)
-    class_size = settings.class_image_size or max(prepared.view.shape[1:])
-    class_view = resize(part, *target_size(part.width, part.height, class_size, multiple=stride))
+    class_view = resize(part, *_class_view_size(part.width, part.height, settings, stride))
     return replace(prepared, class_view=class_view, box=_cells(checked, prepared, stride, settings))
 
 
 def _view_size(width: int, height: int, settings: EncoderSettings, stride: int) -> tuple[int, int]:
     if settings.paper_compat or settings.resize == "squash":
         return _PAPER_SIDES if width >= height else _PAPER_SIDES[::-1]
-    size = target_size(width, height, settings.image_size, mode=settings.resize, multiple=stride)
-    longest = _LONGEST_RATIO * settings.image_size
-    if max(size) > longest:  # a panorama must not fill memory
-        return target_size(width, height, longest, multiple=stride)
-    return size
+    size = settings.image_size
+    if settings.resize == "shortest" and max(width, height) > _LONGEST_RATIO * min(width, height):
+        return target_size(width, height, _LONGEST_RATIO * size, multiple=stride)
+    return target_size(width, height, size, mode=settings.resize, multiple=stride)
+
+
+def _class_view_size(
+    width: int, height: int, settings: EncoderSettings, stride: int
+) -> tuple[int, int]:
+    if settings.class_image_size is None:
+        return _view_size(width, height, settings, stride)
+    return target_size(width, height, settings.class_image_size, multiple=stride)
 
 
 def _cells(

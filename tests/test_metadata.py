@@ -1,0 +1,189 @@
+"""The user's own fields: how they are given, and which photo they belong to."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cwf_milvus.errors import SettingsError
+from cwf_milvus.metadata import Metadata
+
+BY_FRANCIS = {"artist": "Francis", "year": 1867}
+
+
+def written(path: Path, text: str, encoding: str = "utf-8") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+def refusal(source: object, folders: tuple[str, ...] = ()) -> str:
+    with pytest.raises(SettingsError) as caught:
+        Metadata.read(source, folders)
+    return str(caught.value)
+
+
+# --- whose fields they are -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "key", ["/photos/a/cat.jpg", "a/cat.jpg", "cat.jpg", Path("/photos/a/cat.jpg")]
+)
+def test_a_photo_is_named_by_its_uri_its_path_in_a_folder_or_its_bare_name(key):
+    metadata = Metadata.read({key: BY_FRANCIS}, ["/elsewhere", "/photos"])
+    assert metadata.of("/photos/a/cat.jpg") == BY_FRANCIS
+
+
+def test_the_longer_name_wins():
+    metadata = Metadata.read(
+        {"cat.jpg": {"is": "bare"}, "a/cat.jpg": {"is": "path"}, "/p/b/cat.jpg": {"is": "uri"}},
+        ["/p"],
+    )
+    assert metadata.of("/p/b/cat.jpg") == {"is": "uri"}
+    assert metadata.of("/p/a/cat.jpg") == {"is": "path"}
+    assert metadata.of("/p/c/cat.jpg") == {"is": "bare"}
+
+
+def test_a_photo_of_which_nothing_is_said_has_none():
+    metadata = Metadata.read({"a/cat.jpg": BY_FRANCIS}, ["/photos"])
+    assert metadata.of("/photos/cat.jpg") is None
+    assert metadata.of("/photosa/cat.jpg") is None
+    assert metadata.of("/photos/a/cat.jpg.png") is None
+    assert not Metadata.read({})
+    assert metadata
+
+
+def test_a_relative_path_object_is_made_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    metadata = Metadata.read({Path("cat.jpg"): BY_FRANCIS})
+    assert metadata.of(str(tmp_path / "cat.jpg")) == BY_FRANCIS
+    assert metadata.of("/elsewhere/cat.jpg") is None
+
+
+def test_urls_are_named_whole_or_bare():
+    metadata = Metadata.read({"s3://bucket/a/cat.jpg": {"n": 1}, "dog.jpg": {"n": 2}})
+    assert metadata.of("s3://bucket/a/cat.jpg") == {"n": 1}
+    assert metadata.of("s3://bucket/b/dog.jpg") == {"n": 2}
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+def test_a_csv_has_a_header_with_file_name_and_gives_text(tmp_path):
+    file = written(tmp_path / "m.csv", "artist,file_name,year\nFrancis,cat.jpg,1867\n")
+    metadata = Metadata.read(file)
+    assert metadata.of("/photos/cat.jpg") == {"artist": "Francis", "year": "1867"}
+    assert Metadata.read(str(file)).of("/photos/cat.jpg") == metadata.of("/photos/cat.jpg")
+
+
+def test_a_csv_as_spreadsheets_write_it_is_read(tmp_path):
+    text = (
+        "file_name,note\r\n"
+        '"a, b.jpg","she said ""hi"",\r\non two lines"\r\n'
+        "Zürich – 東京.jpg,Grüße\r\n\r\n"
+    )
+    metadata = Metadata.read(written(tmp_path / "M.CSV", text, "utf-8-sig"))
+    assert metadata.of("/x/a, b.jpg") == {"note": 'she said "hi",\r\non two lines'}
+    assert metadata.of("/x/Zürich – 東京.jpg") == {"note": "Grüße"}
+
+
+def test_empty_cells_and_columns_without_a_name_are_no_fields(tmp_path):
+    file = written(tmp_path / "m.csv", ",file_name,a,b\n0,cat.jpg,,0\n1,dog.jpg\n")
+    metadata = Metadata.read(file)
+    assert metadata.of("cat.jpg") == {"b": "0"}
+    assert metadata.of("dog.jpg") == {}
+
+
+def test_jsonl_keeps_the_types_of_its_values(tmp_path):
+    rows = [
+        {"file_name": "cat.jpg", "year": 1867, "size": 1.5, "tags": ["a", "b"], "sold": None},
+        {"file_name": "dog.jpg", "place": {"city": "Zürich"}, "framed": True},
+    ]
+    text = "\n\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\r\n"
+    metadata = Metadata.read(written(tmp_path / "m.jsonl", text, "utf-8-sig"))
+    for row in rows:
+        assert metadata.of(str(row.pop("file_name"))) == row
+
+
+def test_a_file_in_the_photos_folder_is_found_and_names_paths_in_it(tmp_path):
+    written(tmp_path / "a/metadata.jsonl", '{"file_name": "sub/cat.jpg", "n": 1}\n')
+    written(tmp_path / "b/metadata.csv", "file_name,n\ncat.jpg,2\n./x/../dog.jpg,3\n")
+    metadata = Metadata.read(None, [str(tmp_path / "a"), str(tmp_path / "b")])
+    assert metadata.of(str(tmp_path / "a/sub/cat.jpg")) == {"n": 1}
+    assert metadata.of(str(tmp_path / "b/cat.jpg")) == {"n": "2"}
+    assert metadata.of(str(tmp_path / "b/dog.jpg")) == {"n": "3"}
+    assert metadata.of(str(tmp_path / "a/cat.jpg")) is None
+
+
+def test_of_two_files_in_a_folder_the_jsonl_is_read(tmp_path):
+    written(tmp_path / "metadata.jsonl", '{"file_name": "cat.jpg", "n": 1}\n')
+    written(tmp_path / "metadata.csv", "file_name,n\ncat.jpg,2\n")
+    assert Metadata.read(None, [str(tmp_path)]).of(str(tmp_path / "cat.jpg")) == {"n": 1}
+
+
+def test_without_a_file_beside_the_photos_nothing_is_said(tmp_path):
+    (tmp_path / "metadata.csv").mkdir()
+    assert not Metadata.read(None, [str(tmp_path)])
+    assert not Metadata.read(None)
+
+
+# --- bad files -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "line"),
+    [
+        ("m.csv", "file_name,a\ncat.jpg,1\ndog.jpg,2,3\n", "line 3"),
+        ("m.csv", 'file_name,a\n"cat.jpg","on\ntwo"\n,5\n', "line 4"),
+        ("m.csv", "name,a\ncat.jpg,1\n", "line 2"),
+        ("m.csv", "file_name;a\ncat.jpg;1\n", "line 2"),
+        ("m.jsonl", '{"file_name": "a"}\n\n{"file_name": 5}\n', "line 3"),
+        ("m.jsonl", '{"file_name": ""}\n', "line 1"),
+        ("m.jsonl", '{"file_name": "a"}\n["b"]\n', "line 2"),
+        ("m.jsonl", '{"file_name": "a"}\n\nnull\n', "line 3"),
+    ],
+)
+def test_a_row_that_names_no_photo_or_does_not_fit_is_named(tmp_path, name, text, line):
+    file = written(tmp_path / name, text)
+    message = refusal(file)
+    assert repr(str(file)) in message
+    assert f"({line}: every row needs a 'file_name'" in message
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        ('{"file_name": "b", ', "Expecting property name"),
+        ("artist,file_name", "Expecting value"),
+        ('{"file_name": "b", "x": NaN}', "Out of range float"),
+        ('{"file_name": "b", "x": "\\ud800"}', "surrogates not allowed"),
+        ("[" * 100_000, "recursion"),
+    ],
+)
+def test_a_line_that_is_no_json_or_that_milvus_could_not_store_is_named(tmp_path, bad, reason):
+    file = written(tmp_path / "m.jsonl", '{"file_name": "a"}\n\n' + bad + "\n")
+    message = refusal(file)
+    assert "line 3: " in message
+    assert reason in message
+    assert ".jsonl with an object a line" in message
+
+
+def test_a_file_that_is_not_utf8_is_refused(tmp_path):
+    file = written(tmp_path / "m.csv", "file_name,a\ncafé.jpg,1\n", "latin-1")
+    assert "'utf-8' codec" in refusal(file)
+
+
+def test_a_file_that_is_not_there_or_is_a_folder_is_refused(tmp_path):
+    assert "No such file" in refusal(tmp_path / "gone.csv")
+    assert repr(str(tmp_path)) in refusal(tmp_path)
+
+
+def test_a_bad_file_beside_the_photos_is_refused_too(tmp_path):
+    written(tmp_path / "metadata.csv", "name\ncat.jpg\n")
+    assert "line 2" in refusal(None, (str(tmp_path),))
+
+
+def test_a_mapping_to_something_other_than_fields_is_refused():
+    assert "metadata of 'cat.jpg' is 'Francis'" in refusal({"cat.jpg": "Francis"})
