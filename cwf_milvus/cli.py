@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -22,10 +23,11 @@ from cwf_milvus.errors import (
 )
 
 OK, SOME_FAILED, USAGE, REFUSED = 0, 1, 2, 3
+_ALL_CLASSES = 4096  # the most that a row of Milvus holds
 
 _EPILOG = """\
 exit status: 0 all done; 1 some photos failed, or verify found damage; 2 wrong usage or an unusable
-value; 3 Milvus or the collection cannot be reached, or refuses.
+value; 3 Milvus or the collection cannot be reached, or refuses; 130 interrupted.
 environment: MILVUS_TOKEN the server's token, never printed; CWF_MILVUS_URI and
 CWF_MILVUS_COLLECTION defaults for --uri and --collection.
 """
@@ -33,14 +35,31 @@ CWF_MILVUS_COLLECTION defaults for --uri and --collection.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    arguments = build_parser().parse_args(argv)
-    warnings.showwarning = _warn
+    given = list(sys.argv[1:] if argv is None else argv)
+    parser = build_parser()
+    if not given:
+        parser.print_help(sys.stderr)
+        return USAGE
+    arguments = parser.parse_args(given)
+    with warnings.catch_warnings():
+        warnings.showwarning = _warn
+        return _run(arguments)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    for stream in (sys.stdout, sys.stderr):  # a photo's name may not fit the terminal's encoding
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        return int(arguments.run(arguments))
+        status = int(arguments.run(arguments))
+        sys.stdout.flush()  # here, where a closed pipe is expected
+        return status
     except (StoreError, CollectionError, MismatchError) as error:
         return _fail(error, REFUSED)
     except CwfError as error:
         return _fail(error, USAGE)
+    except MemoryError as error:
+        return _fail(f"out of memory ({error}): give a smaller --batch-size", USAGE)
     except KeyboardInterrupt:
         print(
             "interrupted: what was finished is kept; run the same command to go on", file=sys.stderr
@@ -118,7 +137,9 @@ def _add_index(commands: Any) -> None:
     command.add_argument(
         "--report", metavar="FILE.jsonl", help="write what became of each photo, a line each"
     )
-    command.add_argument("--workers", type=int, metavar="N", help="threads that read and decode")
+    command.add_argument(
+        "--workers", type=_positive, metavar="N", help="threads that read and decode"
+    )
     made = command.add_argument_group("when the collection is created")
     made.add_argument("--backbone", metavar="NAME", help="the network (efficientnet_lite0)")
     made.add_argument("--layer", metavar="NAME", help="the layer that gives the features")
@@ -132,10 +153,11 @@ def _add_index(commands: Any) -> None:
     made.add_argument(
         "--store-classes", type=_count_or_all, metavar="N|all", help="class vectors kept an image"
     )
-    made.add_argument(
+    of_all = made.add_mutually_exclusive_group()
+    of_all.add_argument(
         "--classes", type=_numbers, metavar="ID,ID,...", help="a predefined class list for all"
     )
-    made.add_argument(
+    of_all.add_argument(
         "--classes-from",
         metavar="PHOTOS",
         help="count the predefined class list from these representative queries, "
@@ -147,7 +169,8 @@ def _add_index(commands: Any) -> None:
         help="what the descriptor sums; classes is the paper's offline aggregation",
     )
     made.add_argument("--dim", type=int, metavar="D", help="dimensions of every vector")
-    made.add_argument(
+    whitening = made.add_mutually_exclusive_group()
+    whitening.add_argument(
         "--fit",
         nargs="?",
         const="",
@@ -155,8 +178,8 @@ def _add_index(commands: Any) -> None:
         help="fit the whitening on these photos (without a value: on the photos to index, which "
         "is worse than on others)",
     )
-    made.add_argument("--whitening", metavar="FILE", help="a whitening file or saved encoder")
-    made.add_argument("--no-whitening", action="store_true", help="go without whitening")
+    whitening.add_argument("--whitening", metavar="FILE", help="a whitening file or saved encoder")
+    whitening.add_argument("--no-whitening", action="store_true", help="go without whitening")
     made.add_argument(
         "--class-rows",
         action="store_true",
@@ -171,6 +194,7 @@ def _add_index(commands: Any) -> None:
 
 def _index(arguments: argparse.Namespace) -> int:
     from cwf_milvus.collection import InstanceCollection
+    from cwf_milvus.indexing import check_inputs
 
     settings = _encoder_settings(arguments)
     place = (arguments.uri, arguments.collection)
@@ -178,8 +202,14 @@ def _index(arguments: argparse.Namespace) -> int:
         collection = InstanceCollection.open(
             *place, token=_token(), weights=arguments.weights, device=arguments.device
         )
-        _refuse_other_settings(collection.encoder, settings, arguments)
+        _refuse_other_settings(collection, settings, arguments)
     else:
+        check_inputs(
+            arguments.photos,
+            metadata=arguments.metadata,
+            prune=arguments.prune,
+            report_file=arguments.report,
+        )
         collection = InstanceCollection.create(
             *place,
             _new_encoder(arguments, settings),
@@ -190,8 +220,8 @@ def _index(arguments: argparse.Namespace) -> int:
         if arguments.batch_size:
             collection.encoder.batch_size = arguments.batch_size
         print(
-            f"collection {arguments.collection!r} in {arguments.uri}; whitening: "
-            f"{collection.encoder.whitening_origin}",
+            f"collection {collection.name!r} in {collection.store.uri}; whitening: "
+            f"{collection.sidecar.manifest['whitening']}",
             file=sys.stderr,
         )
         report = collection.add(
@@ -203,7 +233,8 @@ def _index(arguments: argparse.Namespace) -> int:
             workers=arguments.workers,
         )
     for uri, reason in report.failed[:20]:
-        print(f"failed: {reason if uri in reason else f'{uri}: {reason}'}", file=sys.stderr)
+        named = uri in reason or repr(uri) in reason
+        print(_printable(f"failed: {reason if named else f'{uri}: {reason}'}"), file=sys.stderr)
     if len(report.failed) > 20:
         print(f"and {len(report.failed) - 20} more: see --report FILE", file=sys.stderr)
     print(report)
@@ -255,10 +286,10 @@ def _search(arguments: argparse.Namespace) -> int:
             print(f"written: {save_page(answers, arguments.html)}", file=sys.stderr)
     for hits in answers:
         if arguments.json:
-            print(hits.to_json())
+            print(json.dumps(hits.to_dict()))
         else:
             if len(answers) > 1:
-                print(f"{hits.query.name}:")
+                print(f"{_printable(hits.query.name)}:")
             print(hits)
     return OK
 
@@ -274,7 +305,7 @@ def _info(arguments: argparse.Namespace) -> int:
 
     info = InstanceCollection.describe(arguments.uri, arguments.collection, token=_token())
     if arguments.json:
-        print(json.dumps(info, indent=2))
+        print(json.dumps(info))
     else:
         _print_pairs(info)
     return OK
@@ -283,22 +314,20 @@ def _info(arguments: argparse.Namespace) -> int:
 def _add_verify(commands: Any) -> None:
     command = _command(commands, "verify", _verify, "check that every row is there and whole")
     _collection_options(command)
+    command.add_argument(
+        "--accept",
+        action="store_true",
+        help="take the present number of rows as the right one from now on",
+    )
     command.add_argument("--json", action="store_true", help="print JSON")
-    _network_options(command)
 
 
 def _verify(arguments: argparse.Namespace) -> int:
     from cwf_milvus.collection import InstanceCollection
 
-    with InstanceCollection.open(
-        arguments.uri,
-        arguments.collection,
-        token=_token(),
-        weights=arguments.weights,
-        device=arguments.device,
-    ) as collection:
-        outcome = collection.verify()
-    print(json.dumps(outcome.to_dict(), indent=2) if arguments.json else outcome)
+    with InstanceCollection.open(arguments.uri, arguments.collection, token=_token()) as collection:
+        outcome = collection.verify(accept=arguments.accept)
+    print(json.dumps(outcome.to_dict()) if arguments.json else outcome)
     return OK if outcome.ok else SOME_FAILED
 
 
@@ -317,16 +346,19 @@ def _remove(arguments: argparse.Namespace) -> int:
 
     if arguments.all == bool(arguments.uris):
         raise SettingsError("name the photos to remove, or give --all to drop the collection")
-    with InstanceCollection.open(
-        arguments.uri, arguments.collection, token=_token(), encoder=None
-    ) as collection:
+    with InstanceCollection.open(arguments.uri, arguments.collection, token=_token()) as collection:
         if arguments.all:
             collection.drop()
             print(f"dropped {arguments.collection}")
             return OK
-        removed = collection.remove([uri_of(uri) for uri in arguments.uris])
-    print(f"removed {removed} of {len(arguments.uris)}")
-    return OK if removed == len(arguments.uris) else SOME_FAILED
+        stored = collection.contents(arguments.uris)
+        named = {uri if uri in stored else uri_of(uri) for uri in arguments.uris}
+        missing = named - collection.contents(named).keys()
+        removed = collection.remove(named - missing)
+    for uri in sorted(missing):
+        print(f"not in {arguments.collection}: {_printable(uri)}", file=sys.stderr)
+    print(f"removed {removed} of {len(named)}")
+    return SOME_FAILED if missing else OK
 
 
 def _add_classes(commands: Any) -> None:
@@ -345,7 +377,7 @@ def _classes(arguments: argparse.Namespace) -> int:
         try:
             encoding = encoder.encode_query(image, arguments.box)
         except ImageError as error:
-            print(f"failed: {error}", file=sys.stderr)
+            print(_printable(f"failed: {error}"), file=sys.stderr)
             failed = True
             continue
         top = [
@@ -353,9 +385,9 @@ def _classes(arguments: argparse.Namespace) -> int:
             for i, score in zip(encoding.class_ids, encoding.class_scores, strict=True)
         ]
         if arguments.json:
-            print(json.dumps({"uri": encoding.uri, "classes": top}, ensure_ascii=False))
+            print(json.dumps({"uri": encoding.uri, "classes": top}))
         else:
-            print(f"{encoding.uri}:")
+            print(f"{_printable(encoding.uri)}:")
             for entry in top:
                 print(f"  {entry['id']:4d}  {entry['score']:.4f}  {entry['name']}")
     return SOME_FAILED if failed else OK
@@ -460,7 +492,7 @@ def _network_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--device", metavar="NAME", help="cpu, cuda, ... (the GPU if there is one)"
     )
-    command.add_argument("--batch-size", type=int, metavar="N", help="photos in a forward pass")
+    command.add_argument("--batch-size", type=_positive, metavar="N", help="photos a forward pass")
 
 
 def _backbone_options(command: argparse.ArgumentParser) -> None:
@@ -472,12 +504,21 @@ def _quiet_option(command: argparse.ArgumentParser) -> None:
     command.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
+def _positive(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r}: give a whole number of at least 1")
+    return int(text)
+
+
 def _count_or_all(text: str) -> int:
-    return sys.maxsize if text == "all" else int(text)
+    return _ALL_CLASSES if text == "all" else _positive(text)
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: give class ids, as in 285,282") from error
 
 
 # What commands share
@@ -536,21 +577,48 @@ def _bare_encoder(arguments: argparse.Namespace, **settings: Any) -> Any:
 
 
 def _refuse_other_settings(
-    encoder: Any, settings: dict[str, Any], arguments: argparse.Namespace
+    collection: Any, settings: dict[str, Any], arguments: argparse.Namespace
 ) -> None:
-    here = encoder.settings.to_dict()
-    other = {name: value for name, value in settings.items() if here[name] != value}
-    if arguments.fit is not None or arguments.whitening or arguments.no_whitening:
-        other["whitening"] = "another one"
-        here["whitening"] = encoder.whitening_origin
+    """Refuse what was asked for anew; the command that made a collection also goes on with it."""
+    about = collection.sidecar.manifest
+    here = {**about["settings"], "whitening": about["whitening"], "class_rows": about["class_rows"]}
+    asked = {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}
+    if arguments.classes_from and here["classes"]:
+        asked.pop("n_classes", None)  # it said how many classes to count
+    elif arguments.classes_from:
+        asked["classes"] = f"those from {arguments.classes_from}"
+    if arguments.class_rows:
+        asked["class_rows"] = True
+    fitted = str(here["whitening"]).startswith("fitted on")
+    if fitted and arguments.fit is not None and here["dim"] < asked.get("dim", 0):
+        del asked["dim"]  # the fit had too few photos for all of them
+    if arguments.no_whitening:
+        asked["whitening"] = "none"
+    elif arguments.fit is not None and not fitted:
+        asked["whitening"] = "one to be fitted"
+    elif arguments.whitening:
+        asked["whitening"] = _whitening_of_file(collection, arguments.whitening)
+    other = {name: value for name, value in asked.items() if here[name] != value}
     if other:
         raise MismatchError(
-            f"the collection {arguments.collection!r} was made with "
+            f"the collection {collection.name!r} was made with "
             + ", ".join(f"{name}={here[name]!r}" for name in other)
             + "; asked for was "
             + ", ".join(f"{name}={value!r}" for name, value in other.items())
             + ": leave these options out, or create another collection with --collection"
         )
+
+
+def _whitening_of_file(collection: Any, file: str) -> str:
+    """Return the words for a whitening file: the collection's own if it is the one in use."""
+    from cwf_milvus.whitenings import Whitenings
+
+    found = Whitenings.from_file(file)
+    encoder = collection.encoder
+    used = encoder.whitenings
+    if used is not None and found.used_at(encoder.settings).digest == used.digest:
+        return str(encoder.whitening_origin)
+    return f"{found.origin} ({file})"
 
 
 def _progress(quiet: bool) -> Callable[[int, int], None] | None:
@@ -580,16 +648,27 @@ def _print_pairs(pairs: dict[str, Any], indent: str = "") -> None:
             print(f"{indent}{name}:")
             _print_pairs(value, indent + "  ")
         else:
-            print(f"{indent}{name.replace('_', ' '):{width}}  {value}")
+            print(f"{indent}{name.replace('_', ' '):{width}}  {_printable(str(value))}")
 
 
-def _fail(error: Exception, status: int) -> int:
-    print(f"cwf-milvus: {error}", file=sys.stderr)
+def _fail(error: object, status: int) -> int:
+    print(f"cwf-milvus: {_readable(error)}", file=sys.stderr)
     return status
 
 
 def _warn(message: Warning | str, *_: object, **__: object) -> None:
-    print(f"warning: {message}", file=sys.stderr)
+    print(f"warning: {_readable(message)}", file=sys.stderr)
+
+
+def _printable(text: str) -> str:
+    from cwf_milvus.hits import printable  # here, since --help need not wait for torch
+
+    return printable(text)
+
+
+def _readable(message: object) -> str:
+    """Return a message as lines that a terminal cannot be misled by."""
+    return "\n".join(map(_printable, str(message).splitlines()))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,17 +104,17 @@ def run_demo(
     root = Path(folder)
     photos = root / "photos"
     try:
-        n_photos = write_photos(photos)
+        written = write_photos(photos)
     except OSError as error:
         raise SettingsError(
             f"cannot write the demonstration to {str(folder)!r} ({error.strerror}): name a folder "
             "that can be written with --folder"
         ) from error
-    say(f"{n_photos} real photos and views of them in {photos}")
+    say(f"{len(written)} real photos and views of them in {photos}")
     with InstanceCollection.create(
         str(root / "photos.db"), "demo", Encoder("efficientnet_lite0"), exist_ok=True
     ) as collection:
-        report = collection.add(str(photos), progress=progress, prune=True)
+        report = collection.add(written, progress=progress)
         say(str(report))
         queries = [str(photos / thing.photo) for thing in THINGS]
         answers = collection.search(queries, box=[thing.box for thing in THINGS], limit=limit)
@@ -127,24 +128,34 @@ def run_demo(
     return Outcome(report, answers, page, root)
 
 
-def write_photos(folder: Path) -> int:
-    """Write the photos and their views to `folder`; returns how many there are.
+def write_photos(folder: Path) -> list[Path]:
+    """Write the photos and their views to `folder`; returns them.
 
-    A file that is there already is left as it is.
+    A file that is there already is left as it is, and one is there only when it is whole.
 
     Raises:
         SettingsError: scikit-image is not installed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     sources = dict(_sources())
-    for name, source in sources.items():
-        if not (folder / name).exists():
-            (folder / name).write_bytes(source.read_bytes())
+    files = [folder / name for name in sources]
+    for file in files:
+        if not file.exists():
+            _write(file, sources[file.name].read_bytes())
     for thing in THINGS:
         for name, view in _views(thing, sources):
-            if not (folder / name).exists():
-                view.save(folder / name, quality=92)
-    return sum(1 for file in folder.iterdir() if file.is_file())
+            files.append(folder / name)
+            if not files[-1].exists():
+                stream = io.BytesIO()
+                view.save(stream, "JPEG", quality=92)
+                _write(files[-1], stream.getvalue())
+    return files
+
+
+def _write(file: Path, data: bytes) -> None:
+    half = file.with_name(f".{file.name}.part")
+    half.write_bytes(data)
+    half.replace(file)
 
 
 def _sources() -> Iterator[tuple[str, Path]]:

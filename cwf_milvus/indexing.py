@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote_to_bytes
 
 from tqdm import tqdm
 
@@ -24,42 +24,16 @@ from cwf_milvus.encoding import Encoding
 from cwf_milvus.errors import ImageError, SettingsError
 from cwf_milvus.images import load_image
 from cwf_milvus.metadata import Metadata
+from cwf_milvus.report import Journal, Report
+from cwf_milvus.rows import METADATA_BYTES, checked_uri
 from cwf_milvus.sources import list_photos, read_bytes, uri_of
+from cwf_milvus.store import MESSAGE_BYTES
 from cwf_milvus.views import Prepared
 
 if TYPE_CHECKING:
     from cwf_milvus.collection import InstanceCollection
 
 _LOOKUP = 256  # photos whose stored content is asked for in one call
-
-
-@dataclass
-class Report:
-    """What became of every photo of a run.
-
-    Attributes:
-        added: photos that were not in the collection.
-        updated: photos whose bytes or metadata changed.
-        skipped: photos that were there already, with the same bytes and metadata.
-        failed: (uri, reason) of each photo that could not be read.
-        pruned: rows removed because their file is gone.
-        seconds: wall-clock time.
-    """
-
-    added: int = 0
-    updated: int = 0
-    skipped: int = 0
-    pruned: int = 0
-    failed: list[tuple[str, str]] = field(default_factory=list)
-    seconds: float = 0.0
-
-    def __str__(self) -> str:
-        rate = (self.added + self.updated) / self.seconds if self.seconds else 0.0
-        pruned = f", {self.pruned} pruned" if self.pruned else ""
-        return (
-            f"{self.added} added, {self.updated} updated, {self.skipped} skipped, "
-            f"{len(self.failed)} failed{pruned} in {self.seconds:.1f} s ({rate:.1f} photos/s)"
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,8 +68,9 @@ def index_photos(
             arrays, PIL), or a mapping of uri to image.
         metadata: a mapping of uri, path or file name to a dict, or a CSV or JSONL file with a
             column ``file_name``; None to use ``metadata.jsonl`` or ``metadata.csv`` in a folder
-            named by `photos`, where there is one.
-        prune: remove the rows under the named folders whose files are gone.
+            named by `photos`, where there is one. A photo of which nothing is said keeps what
+            it has.
+        prune: remove the rows under the named local folders whose files are gone.
         progress: show a progress bar on standard error.
         report_file: a JSONL file to write, a line for each photo that was not skipped and one
             with the counts.
@@ -106,50 +81,101 @@ def index_photos(
 
     Raises:
         ImageError: a named source that does not exist.
-        SettingsError: a metadata or report file that cannot be used.
+        SettingsError: a metadata or report file that cannot be used, metadata that Milvus cannot
+            hold, or nothing to prune under; all before any photo is read.
         StoreError: Milvus went away; what was finished stays, and a new run goes on from there.
     """
     started = time.monotonic()
-    items, folders = _items(photos)
-    notes = Metadata.read(metadata, folders)
+    items, folders, notes = _plan(photos, metadata, prune)
+    if workers is not None and workers < 1:
+        raise SettingsError(f"workers={workers}: give a whole number of at least 1")
+    for uri, _ in items:
+        told = notes.of(uri)
+        if told is not None:
+            collection.layout.checked_metadata(uri, told)
     report = Report()
+    encoder = collection.encoder
+    # A batch is one message, so that it is stored whole or not at all, and forms again alike.
+    row_bytes = collection.layout.row_bytes + 4 * METADATA_BYTES
+    size = max(1, min(encoder.batch_size, MESSAGE_BYTES // row_bytes))
     with ExitStack() as stack:
-        journal = stack.enter_context(_Journal(report, report_file))
+        journal = stack.enter_context(Journal(report, report_file))
         bar = stack.enter_context(
             tqdm(total=len(items), unit="photo", disable=not progress, dynamic_ncols=True)
         )
         try:
-            with _Writer(collection, journal, bar) as writer:
-                encoder = collection.encoder
-                ready = _readable(collection, items, notes, workers or _workers(), writer)
-                for batch in batches(ready, encoder.batch_size, _grid):
+            with (
+                _Writer(collection, journal, bar) as writer,
+                closing(
+                    _readable(collection, items, notes, workers or _workers(), writer)
+                ) as ready,
+            ):
+                for batch in batches(ready, size, _grid):
                     prepared = [photo.prepared for photo in batch if photo.prepared is not None]
                     writer.put(batch, encoder.encode_prepared(prepared))
             if prune:
-                for uri in _gone(collection, {uri for uri, _ in items}, folders):
-                    report.pruned += collection.remove([uri])
-                    journal.line(uri, "pruned")
+                gone = _gone(collection, {uri for uri, _ in items}, folders)
+                for start in range(0, len(gone), _LOOKUP):
+                    part = gone[start : start + _LOOKUP]
+                    report.pruned += collection.remove(part)
+                    for uri in part:
+                        journal.line(uri, "pruned")
         finally:
             report.seconds = time.monotonic() - started
     return report
+
+
+def check_inputs(
+    photos: object,
+    *,
+    metadata: object = None,
+    prune: bool = False,
+    report_file: str | Path | None = None,
+) -> None:
+    """Raise what `index_photos` would for inputs that cannot be used, ahead of longer work."""
+    _plan(photos, metadata, prune)
+    with Journal(Report(), report_file):
+        pass
+
+
+def _plan(
+    photos: object, metadata: object, prune: bool
+) -> tuple[list[tuple[str, object]], list[str], Metadata]:
+    items, folders = _items(photos)
+    if prune and not folders:
+        raise SettingsError("prune removes rows under a named local folder, and none was named")
+    return items, folders, Metadata.read(metadata, folders)
 
 
 def _items(photos: object) -> tuple[list[tuple[str, object]], list[str]]:
     """Return (uri, source) of every photo, once each, and the local folders among `photos`."""
     if isinstance(photos, Mapping):
         return [(str(uri), image) for uri, image in photos.items()], []
-    sources = [photos] if isinstance(photos, str | Path | bytes) else photos
-    if not isinstance(sources, Iterable) or hasattr(sources, "__array__"):
-        sources = [sources]
-    listed = list(sources)
-    named = [source for source in listed if isinstance(source, str | Path)]
+    is_one = (
+        isinstance(photos, str | os.PathLike | bytes | bytearray | memoryview)
+        or not isinstance(photos, Iterable)
+        or hasattr(photos, "__array__")
+        or hasattr(photos, "read")
+    )
+    listed = [photos] if is_one else list(photos)  # type: ignore[call-overload]
+    named = [source for source in listed if isinstance(source, str | os.PathLike)]
     items: dict[str, object] = {uri: uri for uri in (list_photos(named) if named else ())}
-    for source in listed:
-        if not isinstance(source, str | Path):
-            image = load_image(source)
-            items.setdefault(image.uri, image)
-    folders = [os.path.abspath(source) for source in named if Path(source).is_dir()]  # noqa: PTH100
+    for number, source in enumerate(listed, start=1):
+        if not isinstance(source, str | os.PathLike):
+            items.setdefault(*_unnamed(source, number))
+    folders = [os.path.abspath(source) for source in named if os.path.isdir(source)]  # noqa: PTH100, PTH112
     return list(items.items()), folders
+
+
+def _unnamed(source: object, number: int) -> tuple[str, object]:
+    """Return the uri of a photo that has no name, and what to read it from."""
+    if isinstance(source, bytes | bytearray | memoryview):  # decoded when its turn comes
+        return f"sha256:{hashlib.sha256(source).hexdigest()}", bytes(source)
+    try:
+        image = load_image(source)
+    except ImageError as error:
+        return f"photo {number} of those given", error
+    return image.uri, image
 
 
 def _workers() -> int:
@@ -166,7 +192,7 @@ def _readable(
     notes: Metadata,
     workers: int,
     writer: _Writer,
-) -> Iterator[_Photo]:
+) -> Generator[_Photo, None, None]:
     """Yield the photos to encode, in order, decoded ahead of time by `workers` threads."""
     ahead = 2 * workers + 2 * collection.encoder.batch_size
     with ThreadPoolExecutor(workers, thread_name_prefix="cwf-read") as pool:
@@ -193,6 +219,9 @@ def _read(
     encoder: Encoder, uri: str, source: object, metadata: dict[str, Any] | None, known: str | None
 ) -> _Photo:
     try:
+        checked_uri(uri)
+        if isinstance(source, ImageError):
+            raise source
         if isinstance(source, str):
             data = read_bytes(source)
             if hashlib.sha256(data).hexdigest() == known:
@@ -218,46 +247,35 @@ def _sorted_out(photo: _Photo, writer: _Writer) -> Iterator[_Photo]:
 
 
 def _gone(collection: InstanceCollection, here: set[str], folders: Sequence[str]) -> list[str]:
-    under = tuple(uri_of(Path(folder)).rstrip("/") + "/" for folder in folders)
-    return [uri for uri in collection.uris() if uri.startswith(under) and uri not in here]
+    """Return the uris of stored photos under `folders` whose files are no more.
+
+    What cannot be told, in a folder without access, is not gone.
+    """
+    under = tuple(
+        name.rstrip("/") + "/"
+        for folder in folders
+        for name in (uri_of(Path(folder)), Path(folder).as_uri())  # some names are stored as uris
+    )
+    uris = (uri for uri in collection.uris() if uri.startswith(under) and uri not in here)
+    return [uri for uri in uris if _is_gone(uri)]
 
 
-class _Journal:
-    """Counts what became of each photo, and writes it to the report file."""
-
-    def __init__(self, report: Report, file: str | Path | None) -> None:
-        self.report = report
-        self._lines: TextIO | None = None
-        if file is not None:
-            try:
-                self._lines = Path(file).open("w", encoding="utf-8")  # noqa: SIM115
-            except OSError as error:
-                raise SettingsError(
-                    f"cannot write the report {str(file)!r} ({error.strerror}): name a file in a "
-                    "folder that exists and can be written"
-                ) from error
-
-    def __enter__(self) -> _Journal:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._lines is not None:
-            counts = {**vars(self.report), "failed": len(self.report.failed)}
-            self._lines.write(json.dumps({"summary": counts}) + "\n")
-            self._lines.close()
-
-    def line(self, uri: str, status: str, reason: str = "") -> None:
-        """Write what became of one photo."""
-        if self._lines is not None:
-            entry = {"uri": uri, "status": status} | ({"reason": reason} if reason else {})
-            self._lines.write(json.dumps(entry) + "\n")
-            self._lines.flush()
+def _is_gone(uri: str) -> bool:
+    encoded = uri.startswith("file://")
+    path = os.fsdecode(unquote_to_bytes(uri.removeprefix("file://"))) if encoded else uri
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except (OSError, ValueError):
+        return False
+    return False
 
 
 class _Writer:
     """Upserts finished batches in a thread of its own, in order, and counts them."""
 
-    def __init__(self, collection: InstanceCollection, journal: _Journal, bar: tqdm) -> None:
+    def __init__(self, collection: InstanceCollection, journal: Journal, bar: tqdm) -> None:
         self._collection = collection
         self._journal = journal
         self._report = journal.report
@@ -265,6 +283,7 @@ class _Writer:
         self._batches: queue.Queue[tuple[list[_Photo], list[Encoding]] | None] = queue.Queue(2)
         self._same: list[_Photo] = []
         self._error: BaseException | None = None
+        self._counting = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="cwf-write", daemon=True)
 
     def __enter__(self) -> _Writer:
@@ -290,47 +309,59 @@ class _Writer:
 
     def failed(self, photo: _Photo) -> None:
         """Note a photo that cannot be read; a row that it has from before stays."""
-        self._report.failed.append((photo.uri, photo.reason))
         self._journal.line(photo.uri, "failed", photo.reason)
-        self._step(1)
+        self._count(failed=[(photo.uri, photo.reason)])
 
     def _flush_same(self, most: int) -> None:
         if len(self._same) <= most:
             return
-        told = [photo for photo in self._same if photo.metadata is not None]
-        changed = self._collection.set_metadata({p.uri: p.metadata or {} for p in told})
+        told = {p.uri: p.metadata for p in self._same if p.metadata is not None}
+        changed = self._collection.set_metadata(told)
         for uri in changed:
             self._journal.line(uri, "updated")
-        self._report.updated += len(changed)
-        self._report.skipped += len(self._same) - len(changed)
-        self._step(len(self._same))
+        self._count(updated=len(changed), skipped=len(self._same) - len(changed))
         self._same.clear()
 
     def _run(self) -> None:
         while (work := self._batches.get()) is not None:
             if self._error is not None:
-                continue
-            photos, encodings = work
+                continue  # to the end of the queue, lest the thread that encodes wait on it
             try:
-                self._collection.upsert(encodings, [photo.metadata or {} for photo in photos])
+                self._store(*work)
             except BaseException as error:  # handed to the thread that encodes
                 self._error = error
-                continue
-            for photo in photos:
-                self._report.updated += photo.known
-                self._report.added += not photo.known
-                self._journal.line(photo.uri, "updated" if photo.known else "added")
-            self._step(len(photos))
+
+    def _store(self, photos: list[_Photo], encodings: list[Encoding]) -> None:
+        told = {photo.uri: photo.metadata for photo in photos}
+        silent = [photo.uri for photo in photos if photo.known and photo.metadata is None]
+        for uri, row in zip(silent, self._collection.get(silent), strict=True):
+            told[uri] = row.metadata if row is not None else None
+        self._collection.upsert(encodings, list(told.values()))
+        for photo in photos:
+            self._journal.line(photo.uri, "updated" if photo.known else "added")
+        known = sum(photo.known for photo in photos)
+        self._count(added=len(photos) - known, updated=known)
 
     def _check(self) -> None:
         if self._error is not None:
             raise self._error
 
-    def _step(self, n: int) -> None:
+    def _count(
+        self,
+        added: int = 0,
+        updated: int = 0,
+        skipped: int = 0,
+        failed: Sequence[tuple[str, str]] = (),
+    ) -> None:
         report = self._report
-        self._bar.set_postfix_str(
-            f"{report.added} added, {report.skipped} skipped, {report.updated} updated, "
-            f"{len(report.failed)} failed",
-            refresh=False,
-        )
-        self._bar.update(n)
+        with self._counting:
+            report.added += added
+            report.updated += updated
+            report.skipped += skipped
+            report.failed += failed
+            self._bar.set_postfix_str(
+                f"{report.added} added, {report.skipped} skipped, {report.updated} updated, "
+                f"{len(report.failed)} failed",
+                refresh=False,
+            )
+            self._bar.update(added + updated + skipped + len(failed))

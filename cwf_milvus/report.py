@@ -1,0 +1,91 @@
+"""What became of every photo of a run: counts, and a JSONL file."""
+
+from __future__ import annotations
+
+import json
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TextIO
+
+from cwf_milvus.errors import SettingsError
+
+
+@dataclass
+class Report:
+    """What became of every photo of a run.
+
+    Attributes:
+        added: photos that were not in the collection.
+        updated: photos whose bytes or metadata changed.
+        skipped: photos that were there already, with the same bytes and metadata.
+        failed: (uri, reason) of each photo that could not be read.
+        pruned: rows removed because their file is gone.
+        seconds: wall-clock time.
+    """
+
+    added: int = 0
+    updated: int = 0
+    skipped: int = 0
+    pruned: int = 0
+    failed: list[tuple[str, str]] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        rate = (self.added + self.updated) / self.seconds if self.seconds else 0.0
+        pruned = f", {self.pruned} pruned" if self.pruned else ""
+        return (
+            f"{self.added} added, {self.updated} updated, {self.skipped} skipped, "
+            f"{len(self.failed)} failed{pruned} in {self.seconds:.1f} s ({rate:.1f} photos/s)"
+        )
+
+
+class Journal:
+    """Counts what became of each photo, and writes it to the report file; for any thread."""
+
+    def __init__(self, report: Report, file: str | Path | None) -> None:
+        self.report = report
+        self._file = file
+        self._lines: TextIO | None = None
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Journal:
+        if self._file is not None:
+            try:
+                self._lines = Path(self._file).open("w", encoding="utf-8")
+            except OSError as error:
+                raise self._unwritable(error) from error
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._lines is None:
+            return
+        try:
+            counts = {**vars(self.report), "failed": len(self.report.failed)}
+            self._lines.write(json.dumps({"summary": counts}) + "\n")
+            self._lines.close()
+        except OSError as error:
+            if kind is None:
+                raise self._unwritable(error) from error
+
+    def line(self, uri: str, status: str, reason: str = "") -> None:
+        """Write what became of one photo.
+
+        Raises:
+            SettingsError: the report file cannot be written.
+        """
+        if self._lines is None:
+            return
+        entry = {"uri": uri, "status": status} | ({"reason": reason} if reason else {})
+        try:
+            with self._lock:
+                self._lines.write(json.dumps(entry) + "\n")
+                self._lines.flush()
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> SettingsError:
+        return SettingsError(
+            f"cannot write the report {str(self._file)!r} ({error.strerror}): name a file in a "
+            "folder that exists and can be written"
+        )
