@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from cwf_milvus.encoder import Encoder
     from cwf_milvus.indexing import Report
 
-_SHOWN = (*PLAIN_FIELDS, "$meta")
+_SHOWN = (*PLAIN_FIELDS, "checksum", "$meta")
 
 
 class InstanceCollection:
@@ -53,7 +53,7 @@ class InstanceCollection:
         self.store = store
         self._restore: dict[str, Any] = {"weights": weights, "device": device}
         self._lock = threading.RLock()
-        self._present: dict[str, bool] = {}
+        self._absent: set[str] = set()  # photos asked for, not there, and not stored since
         _must_exist(store, name)
         self.sidecar = Sidecar(store, name)
         about = self.sidecar.manifest
@@ -254,16 +254,17 @@ class InstanceCollection:
             raise SettingsError(f"{twice!r} comes twice in one batch: give each photo once")
         at_once = max(1, MESSAGE_BYTES // max(1, self._row_bytes(rows)))
         with self._lock:
-            present = self._known(uris)
+            # A question that sees every write takes a server 200 ms.
+            present = self.contents([uri for uri in uris if uri not in self._absent])
             for start in range(0, len(rows), at_once):
                 part = slice(start, start + at_once)
                 if self.class_rows is not None:
                     self.class_rows.replace(encodings[part], present)
                 self.store.write(self.name, rows[part])
-                n_new = len(set(uris[part]) - present)
+                n_new = len(set(uris[part]) - present.keys())
                 if n_new:
                     self.sidecar.note(n_new)
-                self._present.update(dict.fromkeys(uris[part], True))
+                self._absent.difference_update(uris[part])
 
     def set_metadata(self, metadata: Mapping[str, Mapping[str, Any]]) -> list[str]:
         """Replace the user's fields of stored photos, and return the uris where they changed.
@@ -302,7 +303,6 @@ class InstanceCollection:
                 if self.class_rows is not None:
                     self.class_rows.delete(there)
                 self.store.delete(self.name, "uri", there)
-                self._present.update(dict.fromkeys(there, False))
         return len(there)
 
     def get(self, uris: Iterable[str], *, vectors: bool = False) -> list[Row | None]:
@@ -329,7 +329,8 @@ class InstanceCollection:
         """Return uri to SHA-256 of the bytes, in hex, for those photos that are there."""
         asked = list(uris)
         found = self.store.fetch(self.name, "uri", asked, ["content"])
-        self._present.update((uri, uri in found) for uri in asked)
+        self._absent.update(asked)
+        self._absent.difference_update(found)
         return {uri: row["content"] for uri, row in found.items()}
 
     def uris(self) -> Iterator[str]:
@@ -456,16 +457,6 @@ class InstanceCollection:
                 self.store.call("drop_collection", self.class_rows.name)
             self.store.call("drop_collection", self.sidecar.name)
             self.close()
-
-    def _known(self, uris: Sequence[str]) -> set[str]:
-        """Return which photos are there, asking only for those not asked for before.
-
-        A question that sees every write takes a server 200 ms.
-        """
-        unknown = [uri for uri in uris if uri not in self._present]
-        if unknown:
-            self.contents(unknown)
-        return {uri for uri in uris if self._present[uri]}
 
     def _row_bytes(self, rows: Sequence[Mapping[str, Any]]) -> int:
         extra = max((len(str(self.layout.metadata_of(row))) for row in rows), default=0)
