@@ -11,8 +11,10 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from cwf_milvus.backbones.pooled import Split, no_pooling, outputs_of
-from cwf_milvus.errors import SettingsError
+from cwf_milvus.backbones.layers import keep_output, kept_outputs
+from cwf_milvus.backbones.pooled import Split, no_pooling
+from cwf_milvus.backbones.weights import fill
+from cwf_milvus.errors import SettingsError, WeightsError
 
 # Of the most specific first: transformers that take any size, those that pad, all others.
 _ANY_SIZE: tuple[dict[str, Any], ...] = (
@@ -25,43 +27,80 @@ _PROBE_SIDE = 224
 _SAME = 1e-5
 
 
-def build_timm(network: str) -> nn.Module:
-    """Build a timm network, for images of any size where it can be told so."""
-    for options in _ANY_SIZE:
+def build_timm(network: str, state: Mapping[str, Tensor] | None, name: str) -> Any:
+    """Build a timm network, for images of any size where it can be told so.
+
+    Args:
+        network: timm's name.
+        state: its weights; None for random ones.
+        name: the registry's name, for errors.
+
+    Raises:
+        SettingsError: it cannot be built without further arguments.
+        WeightsError: the weights are those of another network.
+    """
+    model = _create_timm(network)
+    if state is None:
+        return model
+    try:
+        fill(model, state, name)
+    except WeightsError:
+        # The published files of some families hold older names: timm translates as it loads.
+        source = {"pretrained_cfg_overlay": {"state_dict": dict(state)}, "pretrained": True}
         try:
-            return timm.create_model(network, **options)
+            model = _create_timm(network, pretrained_strict=True, **source)
+        except Exception:  # the translation meets a file from outside: anything can happen
+            model = None
+        if model is None:
+            raise
+        model.pretrained_cfg.pop("state_dict")
+    return model
+
+
+def _create_timm(network: str, **options: Any) -> Any:
+    for size in _ANY_SIZE:
+        try:
+            return timm.create_model(network, **size, **options)
         except TypeError:
             continue
     raise SettingsError(f"timm cannot build {network!r} without arguments: choose another network")
 
 
-def build_torchvision(network: str) -> nn.Module:
-    """Build a torchvision classifier."""
-    options = {"init_weights": False} if network in ("googlenet", "inception_v3") else {}
-    return torchvision.models.get_model(network, weights=None, **options)
+def build_torchvision(network: str, state: Mapping[str, Tensor] | None, name: str) -> nn.Module:
+    """Build a torchvision classifier; arguments and errors are those of `build_timm`."""
+    options: dict[str, Any] = {}
+    if network in ("googlenet", "inception_v3"):
+        # As torchvision does for its own weights, which were trained on another input.
+        options = {"init_weights": False, "transform_input": True}
+    model = torchvision.models.get_model(network, weights=None, **options)
+    if state is not None:
+        # DenseNet's published files hold names from before dots were forbidden in them.
+        old = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
+        fill(model, {old.sub(r"\1\2", key): value for key, value in state.items()}, name)
+    return model
 
 
 def split_timm(model: Any, name: str) -> Split:
     """Cut a timm network by its own `forward_features` and `forward_head`.
 
     Raises:
-        SettingsError: it pools other than by the global average, or not at all.
+        SettingsError: it pools other than by the global average, or not at all, or has no classes.
     """
     pooling = getattr(model, "global_pool", "avg")  # a name, or the module that pools
     if not hasattr(model, "forward_head") or (isinstance(pooling, str) and pooling != "avg"):
         raise no_pooling(name)
     linear = model.get_classifier()
+    if isinstance(linear, nn.Identity):
+        raise SettingsError(f"{name!r} was trained without classes: choose one with a classifier")
     fold = _Fold(model)
 
-    def body(images: Tensor) -> Tensor:
-        return fold.maps(model.forward_features(images), images)
+    def body(network: Any, images: Tensor) -> Tensor:
+        return fold.maps(network.forward_features(images), images)
 
-    def head(pooled: Tensor) -> Tensor:
-        return model.forward_head(fold.one_cell(pooled))
+    def head(network: Any, pooled: Tensor) -> Tensor:
+        return network.forward_head(fold.one_cell(pooled))
 
-    if not isinstance(linear, nn.Linear):
-        return Split(model, body, head, None)
-    return Split(model, body, head, linear if _is_linear(head, linear) else None)
+    return Split(body, head, _linear_name(model, linear, head))
 
 
 class _Fold:
@@ -70,11 +109,11 @@ class _Fold:
     def __init__(self, model: Any) -> None:
         self._channels = int(model.num_features)
         self._prefix = int(getattr(model, "num_prefix_tokens", 0))
+        side = model.pretrained_cfg["input_size"][-1]
         with torch.no_grad():
-            side = model.pretrained_cfg["input_size"][-1]
-            self._like = model.eval().forward_features(torch.zeros(1, 3, side, side))
-        self._tokens = self._like.ndim == 3
-        self._last = self._like.ndim == 4 and self._like.shape[1] != self._channels
+            features = model.eval().forward_features(torch.zeros(1, 3, side, side))
+        self._tokens = features.ndim == 3
+        self._last = features.ndim == 4 and features.shape[1] != self._channels
         patch = getattr(getattr(model, "patch_embed", None), "patch_size", (1, 1))
         self._patch = (patch, patch) if isinstance(patch, int) else tuple(patch)
 
@@ -98,25 +137,21 @@ def split_torchvision(model: nn.Module, name: str) -> Split:
         SettingsError: no layer's maps have the head's input for their mean.
     """
     head_name = next((head for head in _HEADS if hasattr(model, head)), None)
-    head = getattr(model, head_name) if head_name else None
-    if head_name is None or not isinstance(head, nn.Module):
+    if head_name is None:
         raise no_pooling(name)
-    layer, arrange = _pooled_layer(model, head_name, name)
-    single = _last_linear(head)
+    layer, arrange, flat = _pooled_layer(model, head_name, name)
+    keep_output(model, layer)
 
-    def body(images: Tensor) -> Tensor:
-        with outputs_of(model, layer) as found:
-            model(images)
-        return arrange(found[-1])
+    def body(network: nn.Module, images: Tensor) -> Tensor:
+        with kept_outputs() as kept:
+            network(images)
+        return arrange(kept[network.get_submodule(layer)])
 
-    def classify(pooled: Tensor) -> Tensor:
-        try:
-            return head(pooled)
-        except (RuntimeError, ValueError):  # ConvNeXt's head flattens by itself
-            return head(pooled[:, :, None, None])
+    def head(network: nn.Module, pooled: Tensor) -> Tensor:
+        return network.get_submodule(head_name)(pooled if flat else pooled[:, :, None, None])
 
-    linear = single if single is not None and _is_linear(classify, single) else None
-    return Split(model, body, classify, linear)
+    linears = [part for part in getattr(model, head_name).modules() if isinstance(part, nn.Linear)]
+    return Split(body, head, _linear_name(model, linears[0], head) if len(linears) == 1 else None)
 
 
 _ARRANGED: tuple[Callable[[Tensor], Tensor], ...] = (
@@ -129,52 +164,59 @@ _ARRANGED: tuple[Callable[[Tensor], Tensor], ...] = (
 @torch.no_grad()
 def _pooled_layer(
     model: nn.Module, head_name: str, name: str
-) -> tuple[str, Callable[[Tensor], Tensor]]:
-    """Return the last layer whose maps' mean is the head's input, and how its maps are arranged."""
-    outputs: dict[str, Tensor] = {}
-    seen: list[Tensor] = []
+) -> tuple[str, Callable[[Tensor], Tensor], bool]:
+    """Return the last layer whose maps' mean is the head's input, and how its maps are arranged.
+
+    The third value says whether the head takes (B, M), not (B, M, 1, 1).
+    """
+    means: dict[str, list[Tensor]] = {}
+    inputs: list[Tensor] = []
+
+    def note_means(output: Tensor, key: str) -> None:
+        if isinstance(output, Tensor) and output.ndim == 4 and min(output.shape[2:]) > 1:
+            means[key] = [arrange(output).mean((2, 3)) for arrange in _ARRANGED]
+
     handles = [
-        module.register_forward_hook(
-            lambda _m, _i, output, key=key: outputs.__setitem__(key, output)
-        )
+        module.register_forward_hook(lambda _m, _i, output, key=key: note_means(output, key))
         for key, module in model.named_modules()
-        if key and not key.startswith(head_name)
+        if key and key.partition(".")[0] != head_name
     ]
     head = model.get_submodule(head_name)
-    handles.append(head.register_forward_pre_hook(lambda _m, inputs: seen.append(inputs[0])))
+    handles.append(head.register_forward_pre_hook(lambda _m, given: inputs.append(given[0])))
     generator = torch.Generator().manual_seed(0)
     try:
         model.eval()(torch.randn((2, 3, _PROBE_SIDE, _PROBE_SIDE), generator=generator))
     finally:
         for handle in handles:
             handle.remove()
-    pooled = seen[-1].flatten(1) if seen else torch.zeros(0, 0)
-    for key, maps in reversed(outputs.items()):
-        if not isinstance(maps, Tensor) or maps.ndim != 4 or min(maps.shape[2:]) == 1:
-            continue
-        for arrange in _ARRANGED:
-            mean = arrange(maps).mean((2, 3))
-            if mean.shape == pooled.shape and torch.allclose(mean, pooled, _SAME, _SAME):
-                return key, arrange
+    if inputs:
+        seen = inputs[-1]
+        pooled = seen.mean((2, 3)) if seen.ndim == 4 else seen
+        within = _SAME * float(pooled.abs().max())
+        for key, candidates in reversed(means.items()):
+            for arrange, mean in zip(_ARRANGED, candidates, strict=True):
+                if mean.shape == pooled.shape and float((mean - pooled).abs().max()) <= within:
+                    return key, arrange, seen.ndim == 2
     raise no_pooling(name)
 
 
-def _last_linear(head: nn.Module) -> nn.Linear | None:
-    linears = [module for module in head.modules() if isinstance(module, nn.Linear)]
-    return linears[0] if len(linears) == 1 else None
-
-
 @torch.no_grad()
-def _is_linear(head: Callable[[Tensor], Tensor], linear: nn.Linear) -> bool:
+def _linear_name(
+    model: nn.Module, linear: object, head: Callable[[nn.Module, Tensor], Tensor]
+) -> str | None:
+    """Return the name of the one linear layer that the head is, or None where it is more."""
+    if not isinstance(linear, nn.Linear):
+        return None
     generator = torch.Generator().manual_seed(0)
     pooled = torch.randn((2, linear.in_features), generator=generator)
     try:
-        logits = head(pooled)
-    except RuntimeError:
-        return False
-    return logits.shape == (2, linear.out_features) and torch.allclose(
-        logits, linear(pooled), 1e-4, 1e-4
-    )
+        logits = head(model, pooled)
+    except RuntimeError:  # another layer stands before it
+        return None
+    expected = linear(pooled)
+    if logits.shape != expected.shape or not torch.allclose(logits, expected, 1e-4, 1e-4):
+        return None
+    return next(name for name, module in model.named_modules() if module is linear)
 
 
 _LITE_NAMES = {

@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from cwf_milvus.backbones.base import Backbone, FeatureMaps
-from cwf_milvus.errors import SettingsError
+from cwf_milvus.backbones.layers import fold_norms, keep_output, kept_outputs
+from cwf_milvus.errors import ImageError, SettingsError
 
-_SAME = 1e-4  # of the largest logit: what two ways to the same logits may differ by
+_SAME = 1e-4  # of the largest value: what two ways to the same numbers may differ by
+_PROBE_SIDE = 96  # pixels; a network that takes no such images is probed at its own size
 
 
 @dataclass(frozen=True)
 class Split:
-    """A network cut in two at its global average pooling.
+    """How a network is cut in two at its global average pooling.
+
+    Both functions are given the network and hold none, so that a copy of it is cut alike.
 
     Attributes:
-        network: the whole network, which holds the weights.
-        body: images of shape (B, 3, h, w), normalised, to G of shape (B, M, H', W').
-        head: the mean of G, of shape (B, M), to logits of shape (B, C).
-        linear: the head, where it is linear and nothing else.
+        body: network and images of shape (B, 3, h, w), normalised, to G of shape (B, M, H', W').
+        head: network and the mean of G, of shape (B, M), to logits of shape (B, C).
+        linear: the head's module by name, where it is linear and nothing else.
     """
 
-    network: nn.Module
-    body: Callable[[Tensor], Tensor]
-    head: Callable[[Tensor], Tensor]
-    linear: nn.Linear | None
+    body: Callable[[nn.Module, Tensor], Tensor]
+    head: Callable[[nn.Module, Tensor], Tensor]
+    linear: str | None
 
 
 class PooledClassifier(Backbone):
@@ -41,11 +43,13 @@ class PooledClassifier(Backbone):
     2017); as G enters through its mean alone, the backward pass is one through the head, for all
     classes of all images at once. For a linear head both give the same maps.
 
-    X is clamped from below at 0, where a network's features are signed.
+    X is clamped from below at 0, where a network's features are signed. Batch norms are folded
+    into the convolutions before them. Forward passes may run in several threads at once.
 
     Args:
         name: the registry's name.
-        split: the network.
+        network: with its weights; it may be changed.
+        split: how it is cut.
         mean: of RGB in 0..255, to subtract.
         std: of RGB in 0..255, to divide by.
         native_size: side of the training images in pixels.
@@ -61,6 +65,7 @@ class PooledClassifier(Backbone):
     def __init__(
         self,
         name: str,
+        network: nn.Module,
         split: Split,
         *,
         mean: Sequence[float],
@@ -72,22 +77,28 @@ class PooledClassifier(Backbone):
     ) -> None:
         super().__init__()
         self.name = name
-        self.network = split.network.eval().requires_grad_(False)
+        self.network = network.eval().requires_grad_(False)
+        self.native_size = native_size
+        self.class_names = class_names
         self._split = split
         self._linear = None if gradient else split.linear
         self._layer = layer
-        self.native_size = native_size
-        self.class_names = class_names
+        self._any_size = True
+        self._turned = False
         shape = (1, 3, 1, 1)
         self.register_buffer("mean", torch.tensor(mean).view(shape), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(shape), persistent=False)
         self.mean: Tensor
         self.std: Tensor
-        if layer is not None and layer not in dict(split.network.named_modules()):
-            raise SettingsError(
-                f"layer {layer!r} of {name!r}: there is none; its last are "
-                f"{', '.join(list(dict(split.network.named_modules()))[-8:])}"
-            )
+        if layer is not None:
+            names = [key for key, _ in network.named_modules() if key]
+            if layer not in names:
+                raise SettingsError(
+                    f"layer {layer!r} of {name!r}: there is none; its last are "
+                    f"{', '.join(names[-8:])}"
+                )
+            keep_output(network, layer)
+        self._digest = super().digest()
         self.to(memory_format=torch.channels_last)  # two thirds of the time on a CPU
         self._probe()
 
@@ -96,15 +107,23 @@ class PooledClassifier(Backbone):
         """Whether class weights are the rows of a linear head."""
         return self._linear is not None
 
+    def digest(self) -> str:
+        """SHA-256 over the weights as they were loaded, before batch norms were folded."""
+        return self._digest
+
     def forward(self, images: Tensor) -> FeatureMaps:
-        """Run the network once; see `Backbone.forward`."""
+        """Run the network once; see `Backbone.forward`.
+
+        Raises:
+            ImageError: images of another size than the only one that the network takes.
+        """
         features, class_source = self._maps(images)
         pooled = class_source.mean((2, 3))
         cells = class_source.shape[2] * class_source.shape[3]
         return FeatureMaps(
             features,
             class_source,
-            self._logits(pooled),
+            self._split.head(self.network, pooled),
             lambda class_ids: self._class_weights(pooled, cells, class_ids),
         )
 
@@ -114,58 +133,95 @@ class PooledClassifier(Backbone):
 
     def predict(self, images: Tensor) -> Tensor:
         """Return the logits alone, of shape (B, C)."""
-        return self._logits(self._body(images).mean((2, 3)))
+        return self._split.head(self.network, self._body(images).mean((2, 3)))
 
     def _maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
         if self._layer is None:
             class_source = self._body(images)
             return class_source.clamp(min=0), class_source
-        with outputs_of(self.network, self._layer) as found:
+        with kept_outputs() as kept:
             class_source = self._body(images)
-        features = found[-1] if found else None
+        features = kept.get(self.network.get_submodule(self._layer))
         if not isinstance(features, Tensor) or features.ndim != 4:
-            raise SettingsError(
-                f"layer {self._layer!r} of {self.name!r} gives no maps of shape (B, K, H, W): "
-                "name a convolution, norm, activation or block"
-            )
+            raise self._no_maps()
+        if self._turned:
+            features = features.permute(0, 3, 1, 2)
         return features.clamp(min=0), class_source
 
     def _body(self, images: Tensor) -> Tensor:
+        height, width = images.shape[-2:]
+        if not self._any_size and not height == width == self.native_size:
+            raise ImageError(
+                f"{self.name!r} takes images of {self.native_size}x{self.native_size} pixels "
+                f"alone, not {width}x{height}: choose a network that takes any size"
+            )
         normalised = (images.to(self.mean.dtype) - self.mean) / self.std
-        return self._split.body(normalised.contiguous(memory_format=torch.channels_last))
-
-    @torch.no_grad()
-    def _logits(self, pooled: Tensor) -> Tensor:
-        return self._split.head(pooled)
+        normalised = normalised.contiguous(memory_format=torch.channels_last)
+        return self._split.body(self.network, normalised)
 
     def _class_weights(self, pooled: Tensor, cells: int, class_ids: Tensor) -> Tensor:
         if self._linear is not None:
-            return self._linear.weight[class_ids]
+            return self.network.get_submodule(self._linear).get_parameter("weight")[class_ids]
         batch, n = class_ids.shape
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
             rows = pooled.detach().repeat_interleave(n, dim=0).requires_grad_()
-            chosen = self._split.head(rows).gather(1, class_ids.reshape(-1, 1))
+            chosen = self._split.head(self.network, rows).gather(1, class_ids.reshape(-1, 1))
             (gradients,) = torch.autograd.grad(chosen.sum(), rows)
         return gradients.view(batch, n, -1) / cells
 
     @torch.no_grad()
     def _probe(self) -> None:
-        """Find K and the stride, and check that head(mean(G)) is what the network answers."""
-        side = self.native_size
-        generator = torch.Generator().manual_seed(0)
-        images = torch.rand((1, 3, side, side), generator=generator) * 255
-        normalised = (images - self.mean) / self.std
-        expected = self.network(normalised.contiguous(memory_format=torch.channels_last))
+        """Check that head(mean(G)) is the network's answer, find K and the stride, fold norms."""
+        images, expected = self._answered()
         try:
-            features, class_source = self._maps(images)
-            found = self._logits(class_source.mean((2, 3)))
+            maps = self(images)
         except (RuntimeError, IndexError) as error:
             raise no_pooling(self.name) from error
-        scale = float(expected.abs().max()) or 1.0
-        if found.shape != expected.shape or float((found - expected).abs().max()) > _SAME * scale:
+        if not _same(maps.logits, expected):
             raise no_pooling(self.name)
+        fits = []
+        for turned in (False, True) if self._layer else (False,):  # Swin has its channels last
+            grid = maps.features.shape[1:3] if turned else maps.features.shape[2:]
+            misfit, stride = _fit(images, *grid)
+            fits.append((misfit, turned, stride))
+        misfit, self._turned, stride = min(fits)
+        if misfit > 2:  # cells; one for images of any size, for example
+            raise self._no_maps()
+        features = maps.features.permute(0, 3, 1, 2) if self._turned else maps.features
         self.n_features = features.shape[1]
-        self.stride = max(1, round(side / features.shape[2]))
+        self.stride = max(1, round(stride))
+
+        network = self.network
+        self.network = fold_norms(network, (images - self.mean) / self.std)
+        self.network.to(memory_format=torch.channels_last)
+        folded = self(images)
+        if not (
+            _same(folded.features, features)
+            and _same(folded.class_source, maps.class_source)
+            and _same(folded.logits, maps.logits)
+        ):
+            self.network = network  # a convolution's output was used without its norm, too
+
+    def _answered(self) -> tuple[Tensor, Tensor]:
+        """Return the first images that the network takes, wide ones if it can, and its logits."""
+        side = self.native_size
+        for height, wider in ((_PROBE_SIDE, 64), (side, 64), (side, 56), (side, 0)):
+            generator = torch.Generator().manual_seed(0)
+            images = torch.rand((1, 3, height, height + wider), generator=generator) * 255
+            try:
+                expected = self.network((images - self.mean) / self.std)
+                break
+            except (RuntimeError, AssertionError, ValueError):
+                if not wider:
+                    raise
+        self._any_size = wider > 0
+        return images, expected
+
+    def _no_maps(self) -> SettingsError:
+        return SettingsError(
+            f"layer {self._layer!r} of {self.name!r} gives no maps of shape (B, K, H, W): "
+            "name a convolution, norm, activation or block"
+        )
 
 
 class ClassMapsFrom(Backbone):
@@ -186,6 +242,11 @@ class ClassMapsFrom(Backbone):
         self.native_size = classes.native_size
         self.class_names = classes.class_names
 
+    def digest(self) -> str:
+        """SHA-256 over the digests of both networks."""
+        both = self.of_features.digest() + self.of_classes.digest()
+        return hashlib.sha256(both.encode()).hexdigest()
+
     def forward(self, images: Tensor) -> FeatureMaps:
         """Run both networks once; see `Backbone.forward`."""
         maps = self.of_classes(images)
@@ -205,23 +266,27 @@ class ClassMapsFrom(Backbone):
         return self.of_classes.predict(images)
 
 
-@contextmanager
-def outputs_of(network: nn.Module, layer: str) -> Iterator[list[Tensor]]:
-    """Collect what a layer gives while the network runs inside."""
-    found: list[Tensor] = []
-    handle = network.get_submodule(layer).register_forward_hook(
-        lambda _module, _inputs, output: found.append(output)
-    )
-    try:
-        yield found
-    finally:
-        handle.remove()
+def _fit(images: Tensor, height: int, width: int) -> tuple[float, float]:
+    """Return by how many cells a grid misses that of the images, and its stride in pixels.
+
+    The stride is what the width gains from more pixels: padding, or none, does not change that.
+    """
+    side, wide = images.shape[2:]
+    if side == wide:
+        return abs(width - height), side / height
+    stride = (wide - side) / max(width - height, 1e-9)
+    return abs(height - side / stride) + 1e9 * (width <= height), stride
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    scale = float(other.abs().max()) or 1.0
+    return one.shape == other.shape and float((one - other).abs().max()) <= _SAME * scale
 
 
 def no_pooling(name: str) -> SettingsError:
     """Return the error for a network whose classes do not come from the mean of its maps."""
     return SettingsError(
         f"the classes of {name!r} do not come from the mean of its last maps (global average "
-        "pooling), so it has no class activation maps: choose another network, or let another one "
-        "supply the maps with cams_from=BACKBONE (--cams-from BACKBONE)"
+        "pooling), so it has no class activation maps: choose another network; "
+        "`cwf-milvus backbones` lists some"
     )

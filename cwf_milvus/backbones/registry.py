@@ -6,7 +6,6 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import timm
 import torch
@@ -90,21 +89,21 @@ def list_backbones() -> list[BackboneInfo]:
     return [
         BackboneInfo(
             "efficientnet_lite0",
-            "1280, conv_head, stride 32",
+            "1280, bn2, stride 32",
             "linear",
             lite.format(0),
             "logits equal the original's to 1e-4; mAP in docs/results.md (the default)",
         ),
         BackboneInfo(
             "efficientnet_lite1",
-            "1280, conv_head, stride 32",
+            "1280, bn2, stride 32",
             "linear",
             lite.format(1),
             "logits equal the original's to 1e-4; no retrieval figure",
         ),
         BackboneInfo(
             "efficientnet_lite2",
-            "1280, conv_head, stride 32",
+            "1280, bn2, stride 32",
             "linear",
             lite.format(2),
             "logits equal the original's to 1e-4; no retrieval figure",
@@ -151,15 +150,16 @@ def _create(name: str, weights: str | Path | None, layer: str | None) -> Backbon
     if name in _LITE_SIZES:
         return _create_lite(name, weights, layer)
     library, network = _library_of(name)
-    with seeded():
-        model: Any = build_timm(network) if library == "timm" else build_torchvision(network)
+    state = None
     if weights != RANDOM:
         state = load_state_dict(find_weights(f"{library}:{network}", weights))
-        fill(model, state, name)
     if library == "timm":
+        with seeded():
+            model = build_timm(network, state, name)
         config = resolve_data_config({}, model=model)
         return PooledClassifier(
             name,
+            model,
             split_timm(model, name),
             mean=[255 * part for part in config["mean"]],
             std=[255 * part for part in config["std"]],
@@ -167,10 +167,13 @@ def _create(name: str, weights: str | Path | None, layer: str | None) -> Backbon
             class_names=_class_names(model.num_classes),
             layer=layer,
         )
+    with seeded():
+        model = build_torchvision(network, state, name)
     published = torchvision.models.get_model_weights(network).DEFAULT
     transform = published.transforms()
     return PooledClassifier(
         name,
+        model,
         split_torchvision(model, name),
         mean=[255 * part for part in transform.mean],
         std=[255 * part for part in transform.std],
@@ -188,6 +191,7 @@ def _create_lite(name: str, weights: str | Path | None, layer: str | None) -> Ba
         fill(model, lite_names_as_timm(state, model), name)
     return PooledClassifier(
         name,
+        model,
         split_timm(model, name),
         mean=[127.0] * 3,
         std=[128.0] * 3,
@@ -204,10 +208,18 @@ def _library_of(name: str) -> tuple[str, str]:
         "timm": timm.list_models(),
     }
     for place in [library] if library else known:
-        if network.partition(".")[0] in known.get(place, ()):
-            return place, network
-    every = [*_LITE_SIZES, *_VGG, *known["torchvision"], *known["timm"]]
-    near = difflib.get_close_matches(network, every, 3)
+        architecture, _, tag = network.partition(".")
+        if architecture not in known.get(place, ()):
+            continue
+        tags = timm.list_pretrained(f"{architecture}.*") if place == "timm" else []
+        if tag and network not in tags:
+            raise SettingsError(
+                f"there is no backbone {name!r}: {architecture} has the weights "
+                f"{', '.join(tags) or 'of one origin alone'}"
+            )
+        return place, network
+    every = {*_LITE_SIZES, *_VGG, *known["torchvision"], *known["timm"]}
+    near = difflib.get_close_matches(network, sorted(every), 3)
     hint = f"did you mean {', '.join(near)}? " if near else ""
     raise SettingsError(
         f"there is no backbone {name!r}: {hint}`cwf-milvus backbones` lists those that are "
@@ -224,9 +236,9 @@ def _device(device: str | torch.device | None) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         place = torch.device(device)
-        torch.zeros(1, device=place)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0]
+        float(torch.zeros(1, device=place))
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0][:200]
         raise SettingsError(
             f"device {str(device)!r} cannot be had ({reason}): use cpu, or leave it out"
         ) from error

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import zipfile
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -37,12 +39,12 @@ def load_state_dict(path: str | Path) -> dict[str, Tensor]:
         WeightsError: the file is missing, damaged, of another format (Keras, Caffe), holds
             objects that only code could rebuild, holds no tensors, or holds NaN or infinity.
     """
-    path = Path(path).expanduser()
+    path = Path(path)
     try:
         with path.open("rb") as file:
             head = file.read(9)
-    except OSError as error:
-        raise WeightsError(f"cannot read the weights {str(path)!r}: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise WeightsError(f"cannot read the weights {str(path)!r}: {error}") from error
     if path.suffix.lower() in (".h5", ".hdf5", ".caffemodel") or head.startswith(b"\x89HDF"):
         raise WeightsError(
             f"{str(path)!r} is a Keras or Caffe model: turn it into safetensors once with "
@@ -66,6 +68,11 @@ def load_state_dict(path: str | Path) -> dict[str, Tensor]:
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise WeightsError(
                 f"weight {name!r} in {str(path)!r} holds NaN or infinity: the checkpoint is "
+                "damaged; fetch it again or pass another file"
+            )
+        if name.endswith("running_var") and (value < 0).any():
+            raise WeightsError(
+                f"weight {name!r} in {str(path)!r} holds a variance below zero: the checkpoint is "
                 "damaged; fetch it again or pass another file"
             )
     return state
@@ -92,6 +99,11 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 def _read_torch(path: Path) -> dict[str, Tensor]:
     try:
         with path.open("rb") as file:  # of a path, torch would tell the format by the name
+            if zipfile.is_zipfile(file):
+                parts = zipfile.ZipFile(file).infolist()
+                if sum(part.file_size for part in parts) > path.stat().st_size:
+                    raise ValueError("compressed, which torch.save never does")
+            file.seek(0)
             state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a hostile pickle can make the restricted unpickler raise anything
         raise WeightsError(
@@ -132,8 +144,11 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
     Raises:
         WeightsError: names or shapes differ from the network's.
     """
+    named = OrderedDict(state)
+    # As torch.save would have it: MNASNet asks by which version of its code a file was made.
+    named._metadata = {"": {"version": network._version}}  # type: ignore[attr-defined]
     try:
-        network.load_state_dict(state, strict=True)
+        network.load_state_dict(named, strict=True)
     except RuntimeError as error:
         problem = " ".join(str(error).split())[:400]
         raise WeightsError(
@@ -155,7 +170,9 @@ def find_weights(name: str, weights: str | Path | None = None) -> Path:
     """
     candidates, fetch = _places(name)
     if weights is not None:
-        candidates = [Path(weights).expanduser()]
+        with suppress(RuntimeError):  # of ~nobody, who has no home
+            weights = Path(weights).expanduser()
+        candidates = [Path(weights)]
     for path in candidates:
         if path.is_file():
             return path
