@@ -1,0 +1,171 @@
+"""Photos into a collection, and queries to its rows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from cwf_milvus.errors import ImageError
+from cwf_milvus.images import load_image
+from cwf_milvus.operators.common import Operator, as_many, as_photo, is_list, listed
+from cwf_milvus.sharing import shared_collection
+from cwf_milvus.sources import uri_of
+
+Row = list[Any]
+
+
+class InstanceInsert(Operator):
+    """Photos into a collection, made if it is not there; rows of id and error.
+
+    Args:
+        uri: a path that ends in ``.db``, or ``http(s)://host:port`` with the token in the
+            environment variable MILVUS_TOKEN.
+        collection: its name.
+        encoder: of a collection to be made: a backbone's name, or a saved encoder's folder.
+        device: where the network runs; None for the GPU where there is one.
+
+    Raises:
+        StoreError: Milvus cannot be reached, or refuses.
+        CollectionError: the collection is damaged.
+
+    Example:
+        >>> ids, errors = InstanceInsert("photos.db", "holiday")(["a.jpg", "b.jpg"])
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        collection: str,
+        encoder: str = "efficientnet_lite0",
+        device: str | None = None,
+    ) -> None:
+        self.photos = shared_collection(uri, collection, create_with=encoder, device=device)
+
+    def __call__(self, images: object, uris: Any = None, metadata: Any = None) -> tuple[Any, Any]:
+        """Store an image, or a list in batches; what is there unchanged is passed over.
+
+        Args:
+            images: as `CamVggEmbed` takes them.
+            uris: the name to store, or a list; None for the path, or the hash of the content.
+            metadata: your own fields, a dict, or a list of them; None for none.
+
+        Returns:
+            The id, and "" or what is wrong with the photo, which then is not stored: a bad photo
+            ends no run. For a list two lists.
+
+        Raises:
+            StoreError: Milvus failed; what was finished stays.
+            SettingsError: metadata that Milvus cannot hold, or lists of different length.
+        """
+        many = listed(images)
+        names = as_many(uris, len(many), is_list(images), "uris")
+        notes = as_many(metadata, len(many), is_list(images), "metadata")
+        ids: list[str] = []
+        errors: dict[str, str] = {}
+        items: dict[str, object] = {}
+        for image, uri in zip(many, names, strict=True):
+            try:
+                name, source = _named(image, uri, self.photos.encoder.at_least)
+            except ImageError as error:
+                name = str(uri or f"image {len(ids)}")
+                errors[name] = str(error)
+            else:
+                items[name] = source
+            ids.append(name)
+        told = {name: note for name, note in zip(ids, notes, strict=True) if note is not None}
+        report = self.photos.add(items, metadata=told or None, progress=False)
+        errors.update(report.failed)
+        reasons = [errors.get(name, "") for name in ids]
+        return (ids, reasons) if is_list(images) else (ids[0], reasons[0])
+
+
+class InstanceSearch(Operator):
+    """Query image, box or descriptor to rows of id, score and more, best first.
+
+    Args:
+        uri: as in `InstanceInsert`.
+        collection: its name.
+        limit: rows for a query.
+        filter: a Milvus filter expression on the collection's or your own fields.
+        output_fields: what follows id and score in a row: "box" (the match, four pixels of the
+            hit, or None), "classes", "width", "height", or fields of your own.
+        device: where the network runs; None for the GPU where there is one.
+        options: of `InstanceCollection.search`, such as rerank="regions" and expand=5.
+
+    Raises:
+        StoreError: Milvus cannot be reached, or refuses.
+        CollectionError: there is no such collection, or it is damaged.
+
+    Example:
+        >>> search = InstanceSearch("photos.db", "holiday", limit=5)
+        >>> rows = search("query.jpg", (279, 100, 601, 862))
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        collection: str,
+        limit: int = 10,
+        filter: str | None = None,
+        output_fields: Sequence[str] = (),
+        device: str | None = None,
+        **options: Any,
+    ) -> None:
+        self.photos = shared_collection(uri, collection, device=device)
+        self.output_fields = tuple(output_fields)
+        self._limits: dict[str, Any] = {"limit": limit, "filter": filter}
+        self._options = options
+
+    def __call__(self, images: Any, box: Any = None) -> Any:
+        """Answer one query, or a list of them in one call to Milvus.
+
+        Args:
+            images: as `CamVggEmbed` takes them; or descriptors of shape (d,), from `PcaWhiten`.
+            box: x1, y1, x2, y2 of the thing, in pixels of the upright original; None for the
+                whole photo. For a list a list with one box, or None, for each.
+
+        Returns:
+            A list of rows; for a list a list of such lists.
+
+        Raises:
+            ImageError: a query that cannot be decoded.
+            BoxError: a box that is malformed, empty or outside its photo.
+            FilterError: Milvus refused the filter.
+        """
+        many = listed(images)
+        if many and all(_is_descriptor(one) for one in many):
+            stacked = np.stack([np.asarray(one, np.float32) for one in many])
+            answers: Sequence[Any] = self.photos.search_vectors(stacked, **self._limits)
+        else:
+            boxes = as_many(box, len(many), is_list(images), "boxes")
+            photos = [as_photo(image) for image in many]
+            answers = self.photos.search(photos, box=boxes, **self._limits, **self._options)
+        rows = [as_rows(answer, self.output_fields) for answer in answers]
+        return rows if is_list(images) else rows[0]
+
+
+def as_rows(found: Sequence[Any], fields: Sequence[str]) -> list[Row]:
+    """Return hits, or rows of a collection, as lists of id, score and the fields named."""
+    return [[one.uri, one.score, *(_field(one, name) for name in fields)] for one in found]
+
+
+def _field(found: Any, name: str) -> Any:
+    if name not in ("box", "classes", "width", "height"):
+        return found.metadata.get(name)
+    value = getattr(found, name, None)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _named(image: Any, uri: str | None, at_least: int | None) -> tuple[str, object]:
+    if isinstance(image, str | os.PathLike):
+        return uri or uri_of(os.fspath(image)), str(image)
+    photo = load_image(as_photo(image), uri=uri, at_least=at_least)
+    return photo.uri, photo
+
+
+def _is_descriptor(image: Any) -> bool:
+    return isinstance(image, np.ndarray | Tensor) and image.ndim == 1
