@@ -165,7 +165,10 @@ class PooledClassifier(Backbone):
         batch, n = class_ids.shape
         with torch.inference_mode(False), torch.enable_grad():
             rows = pooled.detach().repeat_interleave(n, dim=0).requires_grad_()
-            chosen = self._split.head(self.network, rows).gather(1, class_ids.reshape(-1, 1))
+            # A copy, as autograd refuses what inference mode made.
+            chosen = self._split.head(self.network, rows).gather(
+                1, class_ids.clone().reshape(-1, 1)
+            )
             (gradients,) = torch.autograd.grad(chosen.sum(), rows)
         return gradients.view(batch, n, -1) / cells
 
