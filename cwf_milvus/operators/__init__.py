@@ -3,6 +3,8 @@
 They know nothing of Towhee (`cwf_milvus.towhee` registers them there) and serve any pipeline.
 """
 
+from cwf_milvus.operators.common import Operator as Operator
+from cwf_milvus.operators.milvus import CamRerank as CamRerank
 from cwf_milvus.operators.milvus import InstanceInsert as InstanceInsert
 from cwf_milvus.operators.milvus import InstanceSearch as InstanceSearch
 from cwf_milvus.operators.vectors import CamVggEmbed as CamVggEmbed

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from cwf_milvus.errors import ImageError
+from cwf_milvus.errors import CollectionError, ImageError
+from cwf_milvus.hits import Hit, Query
 from cwf_milvus.images import load_image
 from cwf_milvus.operators.common import Operator, as_many, as_photo, is_list, listed
+from cwf_milvus.rerank.base import Context
+from cwf_milvus.rows import Row as Stored
+from cwf_milvus.search import as_hit, ask
 from cwf_milvus.sharing import shared_collection
 from cwf_milvus.sources import uri_of
+from cwf_milvus.stages import chosen_stages, run_stages
 
 Row = list[Any]
 
@@ -146,6 +152,90 @@ class InstanceSearch(Operator):
             answers = self.photos.search(photos, box=boxes, **self._limits, **self._options)
         rows = [as_rows(answer, self.output_fields) for answer in answers]
         return rows if is_list(images) else rows[0]
+
+
+class CamRerank(Operator):
+    """Query image, box and hits to better hits: the second stage of any first search.
+
+    Args:
+        uri: as in `InstanceInsert`.
+        collection: its name; it must hold the hits.
+        method: "regions", "classes", "online", "class-matched" or "cam", the paper's own, which
+            reads the hits' photos.
+        expand: hits that query expansion then uses; it searches the collection anew, for as many
+            hits as came. 0 for none. Other expansions by name, as in `InstanceCollection.search`.
+        output_fields: as in `InstanceSearch`.
+        device: where the network runs; None for the GPU where there is one.
+
+    Raises:
+        SettingsError: an unknown method, or an expansion that cannot be.
+        StoreError: Milvus cannot be reached, or refuses.
+        CollectionError: there is no such collection, or it is damaged.
+
+    Example:
+        >>> rerank = CamRerank("photos.db", "holiday", method="regions", output_fields=["box"])
+        >>> rows = rerank("query.jpg", (279, 100, 601, 862), [["a.jpg", 0.7], ["b.jpg", 0.6]])
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        collection: str,
+        method: str = "regions",
+        expand: int | str = 0,
+        output_fields: Sequence[str] = (),
+        device: str | None = None,
+    ) -> None:
+        self._stages = chosen_stages(method, expand or None)
+        self.photos = shared_collection(uri, collection, device=device)
+        self.output_fields = tuple(output_fields)
+
+    def __call__(self, image: Any, box: Any, hits: Sequence[Any]) -> list[Row]:
+        """Order hits anew.
+
+        Args:
+            image: the query, as `CamVggEmbed` takes it.
+            box: x1, y1, x2, y2 of the thing, or None for the whole photo.
+            hits: rows that begin with id and score, or ids alone, best first.
+
+        Returns:
+            Rows of id, the last stage's score and the output fields, best first.
+
+        Raises:
+            ImageError: a query that cannot be decoded.
+            BoxError: a box that is malformed, empty or outside its photo.
+            CollectionError: a hit that is not in the collection.
+        """
+        query = ask(self.photos.encoder, [as_photo(image)], [box])[0]
+        named = [(hit, 0.0) if isinstance(hit, str) else (hit[0], float(hit[1])) for hit in hits]
+        given = [
+            replace(self._stored(uri, row), score=score)
+            for (uri, score), row in zip(
+                named, self.photos.get([uri for uri, _ in named]), strict=True
+            )
+        ]
+        context = Context(self.photos, self._find, len(given))
+        answers = run_stages(
+            self._stages, [query], [self._hits(query, given)], context, max(len(given), 1)
+        )
+        return as_rows(answers[0], self.output_fields)
+
+    def _stored(self, uri: str, row: Stored | None) -> Stored:
+        if row is None:
+            raise CollectionError(
+                f"the hit {uri!r} is not in the collection {self.photos.name!r}: insert it first"
+            )
+        return row
+
+    def _find(
+        self, queries: Sequence[Query], descriptors: np.ndarray, limit: int
+    ) -> list[list[Hit]]:
+        found = self.photos.search_vectors(descriptors, limit=limit)
+        return [self._hits(query, rows) for query, rows in zip(queries, found, strict=True)]
+
+    def _hits(self, query: Query, rows: Sequence[Stored]) -> list[Hit]:
+        names = self.photos.encoder.class_names
+        return [as_hit(query, row, rank, names) for rank, row in enumerate(rows, start=1)]
 
 
 def as_rows(found: Sequence[Any], fields: Sequence[str]) -> list[Row]:

@@ -1,0 +1,1 @@
+"""The operators in the layout of Towhee's hub, a folder each."""
