@@ -22,6 +22,7 @@ from cwf_milvus.verification import Verification, verify
 if TYPE_CHECKING:
     import torch
 
+    from cwf_milvus.augmentation import Augmentation
     from cwf_milvus.encoder import Encoder
     from cwf_milvus.indexing import Report
 
@@ -224,6 +225,18 @@ class InstanceCollection:
         from cwf_milvus.search import search
 
         return search(self, images, **options)
+
+    def augment(self, **options: Any) -> Augmentation:
+        """Augment the descriptors by their neighbours; see `cwf_milvus.augmentation.augment`."""
+        from cwf_milvus.augmentation import augment
+
+        return augment(self, **options)
+
+    def undo_augmentation(self) -> bool:
+        """Drop the augmented descriptors; returns whether there were any."""
+        from cwf_milvus.augmentation import undo_augmentation
+
+        return undo_augmentation(self)
 
     # Rows
 
@@ -455,6 +468,7 @@ class InstanceCollection:
             self.store.call("drop_collection", self.name)  # first: now it does not exist
             if self.class_rows is not None:
                 self.store.call("drop_collection", self.class_rows.name)
+            self.undo_augmentation()
             self.store.call("drop_collection", self.sidecar.name)
             self.close()
 

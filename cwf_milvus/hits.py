@@ -48,6 +48,28 @@ class StageScore:
     rank: int
 
 
+@dataclass(frozen=True)
+class Match:
+    """One of the query's vectors, and the hit's vector that answers to it best.
+
+    Attributes:
+        query: the query's region in pixels of the query photo, or the name of its class.
+        hit: the hit's region in pixels of the hit, or the name of its class.
+        cosine: of the two.
+    """
+
+    query: Box | str
+    hit: Box | str
+    cosine: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values that JSON holds."""
+        query, hit = (
+            list(side) if isinstance(side, Box) else side for side in (self.query, self.hit)
+        )
+        return {"query": query, "hit": hit, "cosine": self.cosine}
+
+
 @dataclass(frozen=True, eq=False)
 class Hit:
     """One photo of an answer.
@@ -62,6 +84,7 @@ class Hit:
         box: of the match, in the hit's own pixels; None where no stage tells.
         stages: what each stage made of it, the first stage first.
         note: what a stage could not do with it, "" if nothing.
+        matches: the query's vectors that it answers to best, the best first.
         vectors: its stored vectors, for stages; None where none were fetched.
     """
 
@@ -74,6 +97,7 @@ class Hit:
     box: Box | None = None
     stages: tuple[StageScore, ...] = ()
     note: str = ""
+    matches: tuple[Match, ...] = ()
     vectors: Any = field(default=None, repr=False)
 
     def scored(self, stage: str, score: float, rank: int, **changes: Any) -> Hit:
@@ -92,6 +116,7 @@ class Hit:
             "height": self.height,
             "metadata": self.metadata,
             "stages": [vars(stage) for stage in self.stages],
+            "matches": [match.to_dict() for match in self.matches],
         } | ({"note": self.note} if self.note else {})
 
 

@@ -24,10 +24,10 @@ def check_name(name: str) -> None:
             f"collection name {name!r}: use letters, digits and underscores, no digit first, at "
             "most 201 of them"
         )
-    if name.endswith(("_encoder", "_classes")):
+    if name.endswith(("_encoder", "_classes", "_augmented")):
         raise SettingsError(
-            f"collection name {name!r}: names ending in _encoder and _classes are those of a "
-            "collection's own side collections"
+            f"collection name {name!r}: names ending in _encoder, _classes and _augmented are "
+            "those of a collection's own side collections"
         )
 
 

@@ -207,6 +207,7 @@ class Layout:
             score=score,
             packed={name: raw[name] for name in self.vector_fields} if has_vectors else None,
             layout=self,
+            checksum=raw.get("checksum", ""),
         )
 
     def _check_shapes(self, encoding: Encoding) -> None:
@@ -242,6 +243,7 @@ class Row:
         score: inner product with the query's descriptor, in a search's answer.
         packed: the vectors as they are stored; None where they were not asked for.
         layout: how to read them.
+        checksum: SHA-256 of all that the row holds, in hex.
     """
 
     uri: str
@@ -254,6 +256,7 @@ class Row:
     score: float | None
     packed: Mapping[str, Any] | None = field(repr=False)
     layout: Layout = field(repr=False)
+    checksum: str = ""
 
     def unpack(self) -> Encoding:
         """Return the photo's vectors, decoded anew at each call.

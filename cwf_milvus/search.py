@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cwf_milvus.errors import BoxError, SettingsError
+from cwf_milvus.augmentation import augmented_search
+from cwf_milvus.errors import BoxError, CollectionError, SettingsError
+from cwf_milvus.expansion import steer
 from cwf_milvus.hits import Hit, Hits, Query, StageScore, shared_classes
 from cwf_milvus.images import Box, BoxLike, load_image
+from cwf_milvus.rerank.base import Context, Stage, checked_count
+from cwf_milvus.rerank.vectors import Vectors
+from cwf_milvus.stages import chosen_stages, run_stages
+from cwf_milvus.store import TOP_K, check_limit
 
 if TYPE_CHECKING:
     from cwf_milvus.collection import InstanceCollection
@@ -19,43 +26,82 @@ if TYPE_CHECKING:
 _DESCRIPTOR = "descriptor"
 
 
+CANDIDATES = 100
+
+
 def search(
     collection: InstanceCollection,
-    images: object,
+    images: object = None,
     *,
     box: Any = None,
     limit: int = 20,
     filter: str | None = None,
+    candidates: int = CANDIDATES,
+    rerank: Any = None,
+    expand: Any = None,
+    stages: Sequence[Stage] | None = None,
+    like: Sequence[str] | str = (),
+    unlike: Sequence[str] | str = (),
+    augmented: bool = False,
 ) -> Any:
     """Find photos of the thing in a query photo; `InstanceCollection.search`.
 
     Args:
         collection: an open collection.
         images: a path, url, bytes, array, PIL image, tensor or `Image`; or a list or tuple of
-            them, which takes one call to Milvus for all.
+            them, which takes one call to Milvus for all. None with `like`.
         box: x1, y1, x2, y2 of the thing, in pixels of the upright original, half open; None for
             the whole photo. For several queries a list with one box, or None, for each.
         limit: hits for each query, from 1 to 16,384.
         filter: a Milvus filter expression on the collection's or the user's fields, such as
             ``"year > 2015 and array_contains(class_ids, 698)"``.
+        candidates: how many of the first search's hits the stages see. Where `limit` is larger,
+            the hits beyond them follow in the order of the first search.
+        rerank: "regions", "classes", "online", "class-matched" or "cam" (docs/reranking.md), a
+            `Stage`, or a list of these; None for the order of the first search.
+        expand: "local", "aqe" or "qe", alone or with a number of hits as in ``("local", 3)``; a
+            number, for "aqe" over so many hits; a `Stage`; or None.
+        stages: in place of `rerank` and `expand`, `Stage` objects in any order.
+        like: uris of stored photos; in place of `images`, look for more like these.
+        unlike: uris of stored photos to look away from, beside `like`.
+        augmented: search the augmented descriptors, which `augment` made.
 
     Returns:
-        `Hits`, best first; a list of `Hits` for a list of queries.
+        `Hits`, best first; a list of `Hits` for a list of queries. The query's own photo is among
+        them where it is in the collection; photos named in `like` and `unlike` are not.
 
     Raises:
         ImageError: a query that cannot be decoded.
         BoxError: a box that is malformed, empty or outside its photo.
         FilterError: Milvus refused the filter.
-        SettingsError: a limit out of range, or boxes that do not go with the queries.
+        SettingsError: a limit or stage that cannot be, boxes that do not go with the queries, or
+            both `images` and `like`.
+        CollectionError: a uri in `like` or `unlike` that is not stored, or augmented descriptors
+            that were never made.
         StoreError: Milvus failed.
     """
+    chosen = chosen_stages(rerank, expand, stages)
+    options: dict[str, Any] = {
+        "limit": limit,
+        "filter": filter,
+        "stages": chosen,
+        "candidates": candidates,
+        "augmented": augmented,
+    }
+    if like or unlike:
+        if images is not None or box is not None:
+            raise SettingsError("give either images, with boxes or not, or like and unlike")
+        query, named = steered_query(collection, _listed(like), _listed(unlike))
+        return search_queries(collection, [query], without=named, **options)[0]
+    if images is None:
+        raise SettingsError("nothing to search with: give images, or uris in like")
     several = isinstance(images, list | tuple)
     queries = ask(
         collection.encoder,
         images if isinstance(images, list | tuple) else [images],
         box if several else [box],
     )
-    answers = search_queries(collection, queries, limit=limit, filter=filter)
+    answers = search_queries(collection, queries, **options)
     return answers if several else answers[0]
 
 
@@ -65,17 +111,98 @@ def search_queries(
     *,
     limit: int,
     filter: str | None,
+    stages: Sequence[Stage] = (),
+    candidates: int = CANDIDATES,
+    augmented: bool = False,
+    without: Collection[str] = (),
 ) -> list[Hits]:
-    """Answer queries that are encoded already, in one call to Milvus."""
+    """Answer queries that are encoded already; their first search is one call to Milvus.
+
+    Args:
+        collection: an open collection.
+        queries: what is asked.
+        limit: hits for each query.
+        filter: as in `search`.
+        stages: what is done with the hits of the first search.
+        candidates: as in `search`.
+        augmented: as in `search`.
+        without: uris that are not to be among the hits.
+    """
+    check_limit(limit)
+    checked_count("candidates", candidates)
     if not queries:
         return []
+    depth = max(limit, candidates) if stages else limit
+
+    def find(asked: Sequence[Query], descriptors: np.ndarray, n: int) -> list[list[Hit]]:
+        look = augmented_search if augmented else type(collection).search_vectors
+        n = min(n + len(without), TOP_K)
+        answers = look(collection, descriptors, limit=n, filter=filter)
+        names = collection.encoder.class_names
+        return [
+            [
+                as_hit(query, row, rank, names)
+                for rank, row in enumerate((r for r in rows if r.uri not in without), start=1)
+            ]
+            for query, rows in zip(asked, answers, strict=True)
+        ]
+
     descriptors = np.stack([query.encoding.descriptor for query in queries])
-    answers = collection.search_vectors(descriptors, limit=limit, filter=filter)
-    names = collection.encoder.class_names
-    return [
-        Hits(query, [as_hit(query, row, rank, names) for rank, row in enumerate(rows, start=1)])
-        for query, rows in zip(queries, answers, strict=True)
-    ]
+    answers = find(queries, descriptors, depth)
+    context = Context(collection, find, depth)
+    answers = run_stages(stages, queries, answers, context, candidates)
+    return [Hits(query, hits[:limit]) for query, hits in zip(queries, answers, strict=True)]
+
+
+def steered_query(
+    collection: InstanceCollection, like: Sequence[str], unlike: Sequence[str]
+) -> tuple[Query, set[str]]:
+    """Return a query made of stored photos, and the uris that are not to be found by it.
+
+    Its descriptor is that of `steer`; its local vectors are those of the photos in `like`, one
+    for each class.
+
+    Args:
+        collection: an open collection.
+        like: uris of photos to look for more of.
+        unlike: uris of photos to look away from.
+
+    Raises:
+        CollectionError: a uri that is not stored.
+        SettingsError: nothing in `like`, or photos that cancel each other out.
+    """
+    if not like:
+        raise SettingsError("unlike alone has no direction: give like too")
+    uris = list(dict.fromkeys([*like, *unlike]))
+    rows = dict(zip(uris, collection.get(uris, vectors=True), strict=True))
+    missing = [uri for uri, row in rows.items() if row is None]
+    if missing:
+        raise CollectionError(f"{missing[0]!r} is not in the collection: add it first")
+    encodings = {uri: row.unpack() for uri, row in rows.items() if row is not None}
+    liked = [encodings[uri] for uri in dict.fromkeys(like)]
+    descriptor = steer(
+        np.stack([one.descriptor for one in liked]),
+        np.stack([encodings[uri].descriptor for uri in unlike]) if unlike else None,
+    )
+    first = liked[0]
+    by_class: dict[int, np.ndarray] = {}
+    for one in liked:
+        for class_id, vector in zip(one.class_ids.tolist(), one.class_vectors, strict=True):
+            by_class[class_id] = by_class.get(class_id, 0) + vector
+    class_vectors = np.array(list(by_class.values()), np.float32).reshape(-1, len(descriptor))
+    lengths = np.linalg.norm(class_vectors, axis=1, keepdims=True)
+    encoding = replace(
+        first,
+        descriptor=descriptor,
+        class_ids=np.array(list(by_class), np.int64),
+        class_scores=np.zeros(len(by_class), np.float32),
+        class_vectors=class_vectors / np.where(lengths > 0, lengths, 1),
+        region_boxes=np.concatenate([one.region_boxes for one in liked]),
+        region_vectors=np.concatenate([one.region_vectors for one in liked]),
+        content="",
+    )
+    name = f"like {', '.join(like)}" + (f", unlike {', '.join(unlike)}" if unlike else "")
+    return Query(encoding, name), set(uris)
 
 
 def ask(encoder: Encoder, images: Sequence[object], boxes: Any = None) -> list[Query]:
@@ -110,7 +237,12 @@ def as_hit(query: Query, row: Row, rank: int, class_names: Sequence[str]) -> Hit
         width=row.width,
         height=row.height,
         stages=(StageScore(_DESCRIPTOR, score, rank),),
+        vectors=Vectors(row.content, row.class_ids, checksum=row.checksum),
     )
+
+
+def _listed(uris: Sequence[str] | str) -> list[str]:
+    return [uris] if isinstance(uris, str) else list(uris)
 
 
 def _checked_box(box: BoxLike | None) -> Box | None:

@@ -1,0 +1,126 @@
+"""What a stage is: it takes a query and its hits, and gives better hits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from cwf_milvus.errors import SettingsError
+from cwf_milvus.hits import Hit, Query
+from cwf_milvus.rerank.vectors import Kind, Vectors
+
+if TYPE_CHECKING:
+    from cwf_milvus.collection import InstanceCollection
+
+
+@dataclass(frozen=True, eq=False)
+class Context:
+    """Where a stage works.
+
+    Attributes:
+        collection: the collection that is searched; None for hits of another's.
+        find: makes a new search, from descriptors of shape (Q, d) and a number of hits to the
+            hits of each; None where there is nothing to search.
+        depth: how many hits a new search fetches.
+    """
+
+    collection: InstanceCollection | None = None
+    find: Callable[[Sequence[Query], np.ndarray, int], list[list[Hit]]] | None = None
+    depth: int = 100
+
+
+class Stage:
+    """Makes a query's hits better; to be subclassed.
+
+    Attributes:
+        name: what the hits record the stage's score under.
+        needs: which of the hits' stored vectors it reads: "descriptor", "classes", "regions".
+    """
+
+    name: str = "stage"
+    needs: ClassVar[tuple[Kind, ...]] = ()
+
+    @property
+    def needed(self) -> tuple[Kind, ...]:
+        """The kinds of vectors that this one needs, with its settings."""
+        return self.needs
+
+    def __call__(self, query: Query, hits: Sequence[Hit], context: Context) -> list[Hit]:
+        """Return the hits as they now are, best first.
+
+        Args:
+            query: what was asked.
+            hits: the candidates, best first, with the vectors that the stage needs.
+            context: where it works.
+        """
+        raise NotImplementedError
+
+    def run(
+        self, queries: Sequence[Query], answers: Sequence[Sequence[Hit]], context: Context
+    ) -> list[list[Hit]]:
+        """Answer several queries; a stage that can do so at once overrides it."""
+        return [self(query, hits, context) for query, hits in zip(queries, answers, strict=True)]
+
+
+def reranked(
+    stage: str,
+    hits: Sequence[Hit],
+    scores: np.ndarray,
+    changes: Callable[[int], dict[str, Any]] = lambda index: {},
+    why_not: Callable[[int], str] = lambda index: "",
+) -> list[Hit]:
+    """Return hits in the order of a stage's scores.
+
+    Equal scores keep the order that they had. A hit without a score (NaN) keeps its place and its
+    former score, and a note says why; the others are ordered among the places that are left.
+
+    Args:
+        stage: the stage's name.
+        hits: best first.
+        scores: of shape (H,), higher is better, NaN for none.
+        changes: from a hit's index to the fields that the stage changes.
+        why_not: from the index of a hit without a score to the reason.
+    """
+    ordered = list(hits)
+    places = np.flatnonzero(~np.isnan(scores))
+    for i in np.flatnonzero(np.isnan(scores)).tolist():
+        ordered[i] = noted(hits[i], f"{stage}: {why_not(i) or 'no score'}; it kept its place")
+    best_first = places[np.argsort(-scores[places], kind="stable")]
+    for place, i in zip(places.tolist(), best_first.tolist(), strict=True):
+        ordered[place] = hits[i].scored(stage, float(scores[i]), place + 1, **changes(i))
+    return ordered
+
+
+def noted(hit: Hit, note: str) -> Hit:
+    """Return a hit with a further note."""
+    return replace(hit, note=f"{hit.note}; {note}" if hit.note else note)
+
+
+def vectors_of(hit: Hit, kind: Kind) -> np.ndarray:
+    """Return a hit's vectors of a kind, of shape (n, d); (0, 0) where it has none."""
+    found = hit.vectors.of_kind(kind) if isinstance(hit.vectors, Vectors) else None
+    return np.zeros((0, 0), np.float32) if found is None else found
+
+
+def query_vectors(query: Query, kind: Kind) -> np.ndarray:
+    """Return a query's vectors of a kind, of shape (n, d)."""
+    if kind == "descriptor":
+        return query.encoding.descriptor[None]
+    return query.encoding.class_vectors if kind == "classes" else query.encoding.region_vectors
+
+
+def checked_share(name: str, value: float) -> float:
+    """Return a weight from 0 to 1; raises `SettingsError` for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise SettingsError(f"{name}={value!r}: give a number from 0 to 1")
+    return float(value)
+
+
+def checked_count(name: str, value: int, least: int = 1) -> int:
+    """Return a whole number of at least `least`; raises `SettingsError` for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise SettingsError(f"{name}={value!r}: give a whole number of at least {least}")
+    return int(value)

@@ -1,0 +1,271 @@
+"""The stage `cam`: the paper's re-ranking by regions of the query's class maps (its section 3.4).
+
+Each candidate is read and seen by the network again: the maps of the query's classes on it give
+boxes, each box a descriptor over these classes, and the best cosine with the query's is the score.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cwf_milvus.batching import batches
+from cwf_milvus.cam import class_activation_maps
+from cwf_milvus.errors import ImageError, SettingsError
+from cwf_milvus.hits import Hit, Query
+from cwf_milvus.images import Box
+from cwf_milvus.pooling import crow_spatial_weights, l2_normalize
+from cwf_milvus.regions import THRESHOLDS, CellBox, heat_boxes
+from cwf_milvus.rerank.base import Context, Stage, checked_count, reranked
+from cwf_milvus.rerank.vectors import LastUsed, Vectors
+
+if TYPE_CHECKING:
+    from cwf_milvus.encoder import Encoder
+    from cwf_milvus.views import Prepared
+
+_CACHE_BYTES = 512 * 2**20
+_READERS = 4
+_LEAST_SIDE = 5  # cells
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """A batch of photos as the network saw it."""
+
+    features: Tensor
+    class_source: Tensor
+    class_weights: Callable[[Tensor], Tensor]
+    photos: tuple[str, ...]
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of its maps; the two are often one."""
+        tensors = {t.data_ptr(): t for t in (self.features, self.class_source)}
+        return sum(tensor.nbytes for tensor in tensors.values())
+
+
+class FeatureCache:
+    """The feature maps of the photos that were seen last, whole batches up to so many bytes."""
+
+    def __init__(self, most_bytes: int = _CACHE_BYTES) -> None:
+        self.batches: LastUsed[_Seen] = LastUsed(most_bytes)
+        self._where: dict[str, tuple[str, ...]] = {}
+
+    def find(self, photo: str) -> _Seen | None:
+        """Return the batch that a photo was seen in; None where it is not kept."""
+        return self.batches.get(self._where.get(photo))
+
+    def keep(self, seen: _Seen) -> None:
+        """Keep a batch."""
+        self.batches.put(seen.photos, seen, seen.n_bytes)
+        self._where = {photo: photos for photos in self.batches for photo in photos}
+
+
+_caches: WeakKeyDictionary[Any, FeatureCache] = WeakKeyDictionary()
+
+
+def feature_cache(encoder: Encoder) -> FeatureCache:
+    """Return the feature maps that an encoder keeps of the last searches, 512 MiB at most.
+
+    Set ``feature_cache(encoder).batches.most_bytes`` to keep more, or 0 for nothing.
+    """
+    return _caches.setdefault(encoder, FeatureCache())
+
+
+class Cam(Stage):
+    """Re-rank by the best region of the query's class maps on each hit.
+
+    Photos that cannot be read any more keep their place, and a note says why. Where the
+    collection's descriptors are those of the paper (`descriptor="classes"`), the descriptor of a
+    hit's best region takes the place of its stored one for the expansion of this query; other
+    descriptors are kept, since a sum over the query's classes alone is not one of them.
+
+    With the encoder's `paper_compat` the 40 % box is never scored, as in the published scripts.
+    Their other slip, that a region's descriptor is seen by later queries too, is not repeated.
+
+    Args:
+        n_classes: how many of the query's classes (the paper's 6).
+        n_heat: the maps of how many of them make the heat map that the boxes come from.
+        thresholds: of the boxes, fractions of the heat map's maximum.
+
+    Raises:
+        SettingsError: a number under 1, or a threshold that is not between 0 and 1.
+    """
+
+    name = "cam"
+    needs = ("descriptor",)
+
+    def __init__(
+        self, n_classes: int = 6, n_heat: int = 2, thresholds: Sequence[float] = THRESHOLDS
+    ) -> None:
+        self.n_classes = checked_count("n_classes", n_classes)
+        self.n_heat = checked_count("n_heat", n_heat)
+        if not thresholds or not all(0 < one < 1 for one in thresholds):
+            raise SettingsError(f"thresholds={thresholds!r}: give fractions between 0 and 1")
+        self.thresholds = tuple(thresholds)
+
+    def __call__(self, query: Query, hits: Sequence[Hit], context: Context) -> list[Hit]:
+        """Return the hits in the order of their scores; see `Stage`.
+
+        Raises:
+            SettingsError: no collection whose encoder could see the photos.
+        """
+        if context.collection is None:
+            raise SettingsError("cam sees the photos anew, which takes a collection's encoder")
+        encoder = context.collection.encoder
+        ids = torch.from_numpy(np.array(query.encoding.class_ids[: self.n_classes]))
+        asked = torch.from_numpy(np.array(query.encoding.class_vectors[: self.n_classes]))
+        target = l2_normalize(asked.sum(dim=0)).to(encoder.device)
+        scores = np.full(len(hits), np.nan)
+        boxes: dict[int, Box] = {}
+        descriptors: dict[int, np.ndarray] = {}
+        reasons: dict[int, str] = {}
+        for seen, members in _seen(encoder, hits, reasons):
+            found = self._regions(encoder, seen, ids, [place for place, _ in members])
+            for (_, i), (cell_boxes, vectors) in zip(members, found, strict=True):
+                cosines = vectors @ target
+                best = int(cosines.argmax())
+                scores[i] = float(cosines[best])
+                boxes[i] = _in_pixels(cell_boxes[best], seen.features.shape[-2:], hits[i])
+                descriptors[i] = vectors[best].cpu().numpy()
+        is_papers = encoder.settings.descriptor == "classes"
+
+        def changes(i: int) -> dict[str, Any]:
+            changed: dict[str, Any] = {"box": boxes[i]}
+            if is_papers and isinstance(hits[i].vectors, Vectors):
+                changed["vectors"] = replace(hits[i].vectors, descriptor=descriptors[i])
+            return changed
+
+        return reranked(self.name, hits, scores, changes, lambda i: reasons.get(i, ""))
+
+    @torch.no_grad()
+    def _regions(
+        self, encoder: Encoder, seen: _Seen, ids: Tensor, places: Sequence[int]
+    ) -> list[tuple[list[CellBox], Tensor]]:
+        """Return the boxes of some photos of a batch, and the descriptor (d,) of each box."""
+        features = seen.features
+        n_photos, _, height, width = features.shape
+        weights = seen.class_weights(ids.to(features.device).expand(n_photos, -1))
+        maps = class_activation_maps(seen.class_source, weights, (height, width))
+        thresholds = self.thresholds
+        if encoder.settings.paper_compat and len(thresholds) > 1:
+            thresholds = thresholds[:-1]
+        lists = heat_boxes(
+            maps[:, : self.n_heat].mean(dim=1)[list(places)], thresholds, _LEAST_SIDE
+        )
+        vectors = [
+            _in_boxes(features[place], maps[place], boxes, encoder.settings.feature_weighting)
+            for place, boxes in zip(places, lists, strict=True)
+        ]
+        counts = [len(boxes) for boxes in lists]
+        whitened = encoder.whiten(torch.cat(vectors), "classes")
+        sums = l2_normalize(whitened.sum(dim=1))
+        return list(zip(lists, torch.split(sums, counts), strict=True))
+
+
+def _in_boxes(
+    features: Tensor, maps: Tensor, boxes: Sequence[CellBox], weighting: str | None
+) -> Tensor:
+    """Return the class vectors (R, N, K) of the boxes of one photo, Eq. 2-4 over each crop.
+
+    All boxes at once: a box is a mask of 0 and 1 on the grid, and a crop's sum is a product with
+    its mask.
+
+    Args:
+        features: X of shape (K, H, W).
+        maps: of shape (N, H, W).
+        boxes: R boxes in cells.
+        weighting: as `EncoderSettings.feature_weighting`.
+    """
+    masks = features.new_zeros(len(boxes), *features.shape[1:])
+    for mask, (x1, y1, x2, y2) in zip(masks, boxes, strict=True):
+        mask[y1:y2, x1:x2] = 1
+    cells = features.flatten(1).T
+    share = masks.flatten(1) @ (cells > 0).to(cells.dtype) / masks.sum((1, 2))[:, None]
+    total = share.sum(dim=1, keepdim=True)
+    channel_weights = torch.where(share > 0, total / share, 1).log()
+    masked = maps[None] * masks[:, None]
+    if weighting == "crow":  # its weights are normalised over each crop
+        crops = features[None] * masks[:, None]
+        masked = masked * crow_spatial_weights(crops)[:, None]
+    sums = masked.flatten(2) @ cells
+    return l2_normalize(sums * channel_weights[:, None])
+
+
+def _seen(
+    encoder: Encoder, hits: Sequence[Hit], reasons: dict[int, str]
+) -> Iterator[tuple[_Seen, list[tuple[int, int]]]]:
+    """Yield batches as the network saw them, each with (place in the batch, index of the hit)."""
+    cache = feature_cache(encoder)
+    kept: dict[int, tuple[_Seen, list[tuple[int, int]]]] = {}
+    fresh: list[int] = []
+    for i, hit in enumerate(hits):
+        batch = cache.find(_key(hit))
+        if batch is None:
+            fresh.append(i)
+        else:
+            members = kept.setdefault(id(batch), (batch, []))[1]
+            members.append((batch.photos.index(_key(hit)), i))
+    yield from kept.values()
+    with ThreadPoolExecutor(_READERS) as readers:
+        for group in batches(
+            _prepared(encoder, hits, fresh, reasons, readers),
+            encoder.batch_size,
+            lambda item: item[1].grid[0],
+        ):
+            with torch.no_grad():
+                maps = encoder.backbone(
+                    torch.stack([prepared.view for _, prepared in group]).to(encoder.device)
+                )
+            batch = _Seen(
+                maps.features,
+                maps.class_source,
+                maps.class_weights,
+                tuple(_key(hits[i]) for i, _ in group),
+            )
+            cache.keep(batch)
+            yield batch, [(place, i) for place, (i, _) in enumerate(group)]
+
+
+def _prepared(
+    encoder: Encoder,
+    hits: Sequence[Hit],
+    indices: Sequence[int],
+    reasons: dict[int, str],
+    readers: ThreadPoolExecutor,
+) -> Iterator[tuple[int, Prepared]]:
+    def read(i: int) -> Prepared | str:
+        try:
+            return encoder.prepare(encoder.read(hits[i].uri))
+        except ImageError as error:
+            return str(error)
+
+    ahead = _READERS + 2 * encoder.batch_size
+    reading = deque((i, readers.submit(read, i)) for i in indices[:ahead])
+    for following in [*indices[ahead:], *[None] * len(reading)]:
+        i, future = reading.popleft()
+        if following is not None:
+            reading.append((following, readers.submit(read, following)))
+        outcome = future.result()
+        if isinstance(outcome, str):
+            reasons[i] = outcome
+        else:
+            yield i, outcome
+
+
+def _key(hit: Hit) -> str:
+    content = hit.vectors.content if isinstance(hit.vectors, Vectors) else ""
+    return f"{content} {hit.uri}"
+
+
+def _in_pixels(box: CellBox, cells: Sequence[int], hit: Hit) -> Box:
+    height, width = cells
+    return Box(*(float(side) for side in box)).scaled(hit.width / width, hit.height / height)

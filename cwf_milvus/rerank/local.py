@@ -1,0 +1,148 @@
+"""The stages `regions` and `classes`: late interaction of stored vectors, no network pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from cwf_milvus.hits import Hit, Match, Query
+from cwf_milvus.images import Box
+from cwf_milvus.rerank.base import (
+    Context,
+    Stage,
+    checked_share,
+    query_vectors,
+    reranked,
+    vectors_of,
+)
+from cwf_milvus.rerank.late_interaction import Interaction, late_interaction
+from cwf_milvus.rerank.vectors import Kind
+
+_MATCHES = 3  # shown of a hit
+_NONE_STORED = {
+    "regions": "no region vectors are stored with it",
+    "classes": "no class vectors are stored with it",
+}
+
+
+class Regions(Stage):
+    """Score by the regions of the hits: for each of the query's the best cosine, averaged.
+
+    A hit's `box` becomes that of its regions which the query as a whole resembles most.
+
+    Args:
+        class_weight: share of the class vectors' late interaction in the score, from 0 to 1.
+        descriptor_weight: share of the first search's score, from 0 to 1.
+
+    Raises:
+        SettingsError: a weight out of range, or both together above 1.
+    """
+
+    name = "regions"
+
+    def __init__(self, *, class_weight: float = 0.0, descriptor_weight: float = 0.0) -> None:
+        self.class_weight = checked_share("class_weight", class_weight)
+        self.descriptor_weight = checked_share("descriptor_weight", descriptor_weight)
+        checked_share("class_weight + descriptor_weight", class_weight + descriptor_weight)
+
+    @property
+    def needed(self) -> tuple[Kind, ...]:
+        """Region vectors, and class vectors where they count."""
+        return ("regions", "classes") if self.class_weight else ("regions",)
+
+    def __call__(self, query: Query, hits: Sequence[Hit], context: Context) -> list[Hit]:
+        """Return the hits in the order of their scores; see `Stage`."""
+        found, scores = _interact(query, hits, "regions")
+        if self.class_weight:
+            _, of_classes = _interact(query, hits, "classes")
+            of_classes = np.where(np.isnan(of_classes), scores, of_classes)
+            scores = scores + self.class_weight * (of_classes - scores)
+        scores = _with_first_score(hits, scores, self.descriptor_weight)
+
+        def changes(i: int) -> dict[str, Any]:
+            boxes = hits[i].vectors.region_boxes
+            asked = query.encoding.region_boxes
+            return {
+                "box": _box(boxes[_best_region(query.encoding.region_vectors, hits[i])]),
+                "matches": tuple(
+                    Match(_box(asked[q]), _box(boxes[v]), cosine)
+                    for q, v, cosine in _best_matches(found, i)
+                ),
+            }
+
+        return reranked(self.name, hits, scores, changes, lambda i: _NONE_STORED["regions"])
+
+
+class Classes(Stage):
+    """Score by the class vectors of the hits: for each of the query's the best cosine, averaged.
+
+    A hit's `classes` become those of its classes that answer to the query's best.
+
+    Args:
+        descriptor_weight: share of the first search's score, from 0 to 1.
+    """
+
+    name = "classes"
+    needs = ("classes",)
+
+    def __init__(self, *, descriptor_weight: float = 0.0) -> None:
+        self.descriptor_weight = checked_share("descriptor_weight", descriptor_weight)
+
+    def __call__(self, query: Query, hits: Sequence[Hit], context: Context) -> list[Hit]:
+        """Return the hits in the order of their scores; see `Stage`."""
+        found, scores = _interact(query, hits, "classes")
+        scores = _with_first_score(hits, scores, self.descriptor_weight)
+        names = class_names(context)
+
+        def changes(i: int) -> dict[str, Any]:
+            own = hits[i].vectors.class_ids
+            matches = tuple(
+                Match(names(query.encoding.class_ids[q]), names(own[v]), cosine)
+                for q, v, cosine in _best_matches(found, i)
+            )
+            return {
+                "matches": matches,
+                "classes": tuple(dict.fromkeys(str(match.hit) for match in matches)),
+            }
+
+        return reranked(self.name, hits, scores, changes, lambda i: _NONE_STORED["classes"])
+
+
+def class_names(context: Context) -> Any:
+    """Return a function from a class id to its name, or to its number where names are unknown."""
+    if context.collection is None:
+        return lambda class_id: f"class {class_id}"
+    known = context.collection.encoder.class_names
+    return lambda class_id: known[class_id]
+
+
+def _interact(query: Query, hits: Sequence[Hit], kind: Kind) -> tuple[Interaction, np.ndarray]:
+    """Return a late interaction, and its scores with NaN for hits that have no vectors."""
+    stored = [vectors_of(hit, kind) for hit in hits]
+    found = late_interaction(query_vectors(query, kind), stored)
+    has_vectors = np.array([len(vectors) > 0 for vectors in stored], dtype=bool)
+    return found, np.where(has_vectors, found.scores, np.nan)
+
+
+def _with_first_score(hits: Sequence[Hit], scores: np.ndarray, weight: float) -> np.ndarray:
+    if not weight:
+        return scores
+    first = np.array([hit.stages[0].score if hit.stages else hit.score for hit in hits])
+    return (1 - weight) * scores + weight * first
+
+
+def _best_region(asked: np.ndarray, hit: Hit) -> int:
+    """Return which of a hit's regions has the best mean cosine with all of the query's."""
+    return int((vectors_of(hit, "regions") @ asked.mean(axis=0)).argmax())
+
+
+def _best_matches(found: Interaction, i: int) -> list[tuple[int, int, float]]:
+    """Return (the query's vector, the hit's vector, cosine) of a hit's best matches."""
+    best = np.argsort(-found.cosines[i], kind="stable")[:_MATCHES].tolist()
+    return [(q, int(found.matches[i, q]), float(found.cosines[i, q])) for q in best]
+
+
+def _box(numbers: np.ndarray) -> Box:
+    return Box(*numbers.tolist())
