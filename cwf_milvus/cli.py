@@ -84,13 +84,16 @@ def build_parser() -> argparse.ArgumentParser:
         _add_demo,
         _add_index,
         _add_search,
+        _add_augment,
         _add_info,
         _add_verify,
         _add_remove,
         _add_classes,
         _add_explain,
+        _add_evaluate,
         _add_backbones,
         _add_convert_weights,
+        _add_towhee,
     ):
         add(commands)
     return parser
@@ -243,7 +246,7 @@ def _index(arguments: argparse.Namespace) -> int:
 
 def _add_search(commands: Any) -> None:
     command = _command(commands, "search", _search, "find the thing in the box of a query photo")
-    command.add_argument("query", nargs="+", metavar="QUERY", help="query photos, files or urls")
+    command.add_argument("query", nargs="*", metavar="QUERY", help="query photos, files or urls")
     command.add_argument(
         "--box",
         metavar="X1,Y1,X2,Y2",
@@ -253,6 +256,35 @@ def _add_search(commands: Any) -> None:
     _collection_options(command)
     command.add_argument("--limit", type=int, default=20, metavar="N", help="hits (%(default)s)")
     command.add_argument("--filter", metavar="EXPR", help="a Milvus filter expression")
+    command.add_argument(
+        "--candidates", type=int, default=100, metavar="N", help="hits re-ranked (%(default)s)"
+    )
+    command.add_argument(
+        "--rerank",
+        action="append",
+        metavar="STAGE",
+        help="regions, classes, online, class-matched or cam; several in the order given",
+    )
+    command.add_argument(
+        "--expand",
+        metavar="STAGE",
+        help="local, aqe or qe, with a number of hits as in local:3; a number alone is aqe",
+    )
+    command.add_argument(
+        "--like",
+        action="append",
+        metavar="URI",
+        help="in place of QUERY, a stored photo to find more like; may be given several times",
+    )
+    command.add_argument(
+        "--unlike", action="append", metavar="URI", help="a stored photo to look away from"
+    )
+    command.add_argument(
+        "--augmented", action="store_true", help="search the descriptors that augment made"
+    )
+    command.add_argument(
+        "--explain", action="store_true", help="print each stage's score and rank of each hit"
+    )
     command.add_argument("--json", action="store_true", help="print JSON, an object a query")
     command.add_argument("--html", metavar="FILE", help="write a page with pictures")
     _network_options(command)
@@ -260,6 +292,7 @@ def _add_search(commands: Any) -> None:
 
 def _search(arguments: argparse.Namespace) -> int:
     from cwf_milvus.collection import InstanceCollection
+    from cwf_milvus.sources import uri_of
 
     boxes = [None if box == "-" else box for box in arguments.box or []]
     if boxes and len(boxes) != len(arguments.query):
@@ -274,12 +307,22 @@ def _search(arguments: argparse.Namespace) -> int:
         weights=arguments.weights,
         device=arguments.device,
     ) as collection:
-        answers = collection.search(
-            arguments.query,
-            box=boxes or None,
-            limit=arguments.limit,
-            filter=arguments.filter,
-        )
+        options = {
+            "limit": arguments.limit,
+            "filter": arguments.filter,
+            "candidates": arguments.candidates,
+            "rerank": arguments.rerank,
+            "expand": arguments.expand,
+            "augmented": arguments.augmented,
+        }
+        if arguments.like or arguments.unlike:
+            steer = {
+                name: [uri_of(uri) for uri in getattr(arguments, name) or []]
+                for name in ("like", "unlike")
+            }
+            answers = [collection.search(arguments.query or None, **steer, **options)]
+        else:
+            answers = collection.search(arguments.query or None, box=boxes or None, **options)
         if arguments.html:
             from cwf_milvus.viz import save_page
 
@@ -290,7 +333,38 @@ def _search(arguments: argparse.Namespace) -> int:
         else:
             if len(answers) > 1:
                 print(f"{_printable(hits.query.name)}:")
-            print(hits)
+            print(hits.explain() if arguments.explain else hits)
+    return OK
+
+
+def _add_augment(commands: Any) -> None:
+    command = _command(
+        commands,
+        "augment",
+        _augment,
+        "make descriptors augmented by their neighbours, for search --augmented",
+    )
+    _collection_options(command)
+    command.add_argument(
+        "--neighbours", type=int, default=10, metavar="N", help="of each photo (%(default)s)"
+    )
+    command.add_argument(
+        "--alpha", type=float, default=3.0, metavar="A", help="a neighbour weighs cosine^A (3)"
+    )
+    command.add_argument("--undo", action="store_true", help="drop the augmented descriptors")
+
+
+def _augment(arguments: argparse.Namespace) -> int:
+    from cwf_milvus.collection import InstanceCollection
+
+    with InstanceCollection.open(
+        arguments.uri, arguments.collection, token=_token(), encoder=None
+    ) as collection:
+        if arguments.undo:
+            there = collection.undo_augmentation()
+            print("dropped" if there else "there were no augmented descriptors")
+        else:
+            print(collection.augment(neighbours=arguments.neighbours, alpha=arguments.alpha))
     return OK
 
 
@@ -422,6 +496,23 @@ def _explain(arguments: argparse.Namespace) -> int:
     return OK
 
 
+def _add_evaluate(commands: Any) -> None:
+    from cwf_milvus.evaluation.options import add_options
+
+    command = _command(
+        commands, "evaluate", _evaluate, "measure searches on a dataset, as the paper's tables do"
+    )
+    add_options(command)
+    _network_options(command)
+    _quiet_option(command)
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from cwf_milvus.evaluation.command import run
+
+    return run(arguments)
+
+
 def _add_backbones(commands: Any) -> None:
     command = _command(
         commands, "backbones", _backbones, "list the networks and what was measured with them"
@@ -456,6 +547,28 @@ def _convert_weights(arguments: argparse.Namespace) -> int:
     from cwf_milvus.backbones.convert import convert_weights
 
     _print_pairs(convert_weights(Path(arguments.source), Path(arguments.target)))
+    return OK
+
+
+def _add_towhee(commands: Any) -> None:
+    command = _command(
+        commands, "towhee", _towhee, "link the operators into Towhee's folder, or undo that"
+    )
+    command.add_argument("action", choices=("install", "uninstall"))
+    command.add_argument(
+        "--home", metavar="DIR", help="Towhee's folder (TOWHEE_HOME, or else ~/.towhee)"
+    )
+
+
+def _towhee(arguments: argparse.Namespace) -> int:
+    from cwf_milvus.towhee_install import install, uninstall
+
+    if arguments.action == "install":
+        for link in install(arguments.home):
+            print(f"linked: {link}")
+    else:
+        for link in uninstall(arguments.home):
+            print(f"removed: {link}")
     return OK
 
 

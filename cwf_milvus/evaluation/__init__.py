@@ -1,16 +1,42 @@
 """Measure a search: datasets with their ground truth, and the scores of their protocols."""
 
-from cwf_milvus.evaluation.datasets import DATASETS, load_dataset
-from cwf_milvus.evaluation.metrics import Result, average_precision, evaluate_rankings, precision_at
-from cwf_milvus.evaluation.truth import Dataset, QueryTruth
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "DATASETS",
-    "Dataset",
-    "QueryTruth",
-    "Result",
-    "average_precision",
-    "evaluate_rankings",
-    "load_dataset",
-    "precision_at",
-]
+if TYPE_CHECKING:
+    from cwf_milvus.evaluation.datasets import DATASETS as DATASETS
+    from cwf_milvus.evaluation.datasets import load_dataset as load_dataset
+    from cwf_milvus.evaluation.features import FeatureStore as FeatureStore
+    from cwf_milvus.evaluation.metrics import Result as Result
+    from cwf_milvus.evaluation.metrics import average_precision as average_precision
+    from cwf_milvus.evaluation.metrics import evaluate_rankings as evaluate_rankings
+    from cwf_milvus.evaluation.metrics import precision_at as precision_at
+    from cwf_milvus.evaluation.runner import Evaluation as Evaluation
+    from cwf_milvus.evaluation.runner import evaluate as evaluate
+    from cwf_milvus.evaluation.runner import gather as gather
+    from cwf_milvus.evaluation.truth import Dataset as Dataset
+    from cwf_milvus.evaluation.truth import QueryTruth as QueryTruth
+
+_PLACES = {
+    "DATASETS": "datasets",
+    "Dataset": "truth",
+    "Evaluation": "runner",
+    "FeatureStore": "features",
+    "QueryTruth": "truth",
+    "Result": "metrics",
+    "average_precision": "metrics",
+    "evaluate": "runner",
+    "evaluate_rankings": "metrics",
+    "gather": "runner",
+    "load_dataset": "datasets",
+    "precision_at": "metrics",
+}
+
+__all__ = sorted(_PLACES)
+
+
+def __getattr__(name: str) -> Any:
+    """Import public names when they are first used: the command line reads its options quickly."""
+    if name in _PLACES:
+        return getattr(import_module(f"cwf_milvus.evaluation.{_PLACES[name]}"), name)
+    raise AttributeError(f"module 'cwf_milvus.evaluation' has no attribute {name!r}")

@@ -1,0 +1,103 @@
+"""A collection in memory: what `search` needs of Milvus, on plain arrays, as papers do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from cwf_milvus.encoder import Encoder
+from cwf_milvus.encoding import Encoding
+from cwf_milvus.errors import SettingsError
+from cwf_milvus.rows import Layout, Row
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayRow(Row):
+    """A photo with its vectors as they were encoded, in float32."""
+
+    encoding: Encoding | None = field(default=None, repr=False)
+
+    def unpack(self) -> Encoding:
+        """Return the photo's vectors."""
+        assert self.encoding is not None
+        return self.encoding
+
+
+class ArrayCollection:
+    """Stands where `InstanceCollection` does, for searches without filters.
+
+    Args:
+        encoder: that made the encodings.
+        encodings: of the photos to search, of different uris.
+    """
+
+    def __init__(self, encoder: Encoder, encodings: Sequence[Encoding]) -> None:
+        self.encoder = encoder
+        self.name = "arrays"
+        self.layout = Layout(encoder.dim, encoder.n_classes, encoder.n_regions)
+        self._encodings = list(encodings)
+        self._places = {one.uri: place for place, one in enumerate(self._encodings)}
+        self._descriptors = np.stack([one.descriptor for one in self._encodings])
+
+    def count(self) -> int:
+        """Return the number of photos."""
+        return len(self._encodings)
+
+    def search_vectors(
+        self,
+        descriptors: np.ndarray,
+        *,
+        limit: int,
+        filter: str | None = None,
+        vectors: bool = False,
+        params: Mapping[str, Any] | None = None,
+    ) -> list[list[Row]]:
+        """Return the photos whose descriptors are nearest, for every query; all rows have vectors.
+
+        Raises:
+            SettingsError: a filter, which only Milvus understands.
+        """
+        if filter:
+            raise SettingsError(f"filter {filter!r}: arrays have no filters, search Milvus instead")
+        order = rank(np.atleast_2d(descriptors), self._descriptors)
+        scores = np.atleast_2d(descriptors) @ self._descriptors.T
+        return [
+            [self._row(place, float(scores[query, place])) for place in places[:limit]]
+            for query, places in enumerate(order)
+        ]
+
+    def get(self, uris: Iterable[str], *, vectors: bool = False) -> list[Row | None]:
+        """Return the rows of photos, in the order asked for; None for one that is not there."""
+        return [self._row(self._places[uri]) if uri in self._places else None for uri in uris]
+
+    def _row(self, place: int, score: float | None = None) -> ArrayRow:
+        one = self._encodings[place]
+        return ArrayRow(
+            uri=one.uri,
+            content=one.content,
+            width=one.width,
+            height=one.height,
+            class_ids=one.class_ids,
+            class_scores=one.class_scores,
+            metadata={},
+            score=score,
+            packed={},
+            layout=self.layout,
+            encoding=one,
+        )
+
+
+def rank(queries: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """Rank images by inner product, ties in their own order.
+
+    Args:
+        queries: of shape (Q, d).
+        images: of shape (N, d).
+
+    Returns:
+        Positions in `images`, best first, of shape (Q, N).
+    """
+    return np.argsort(-(queries @ images.T), axis=1, kind="stable")

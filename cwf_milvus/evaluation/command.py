@@ -1,0 +1,331 @@
+"""`cwf-milvus evaluate`: its options, and what it does with them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cwf_milvus.encoder import Encoder
+from cwf_milvus.errors import SettingsError
+from cwf_milvus.evaluation import methods, tables
+from cwf_milvus.evaluation.datasets import load_dataset
+from cwf_milvus.evaluation.features import FeatureStore, Progress, read_field
+from cwf_milvus.evaluation.metrics import Result
+from cwf_milvus.evaluation.runner import (
+    Evaluation,
+    Inputs,
+    ask_boxes,
+    ask_whole,
+    evaluate,
+    gather,
+)
+from cwf_milvus.evaluation.tables import Line, Measure, Table
+from cwf_milvus.evaluation.truth import Dataset, checked_box
+
+DEFAULT_BACKBONE = "efficientnet_lite0"
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Evaluate as the command line asks; returns the exit status."""
+    dataset = load_dataset(arguments.dataset, arguments.root, arguments.distractors)
+    print(dataset, file=sys.stderr)
+    for line in dataset.check():
+        print(f"  {line}", file=sys.stderr)
+    boxes = None if arguments.boxes is None else read_boxes(arguments.boxes, dataset)
+    asked = {"": dataset}
+    if boxes is not None:
+        boxed = ask_boxes(dataset, boxes)
+        asked = {"boxes": boxed, "the same photos whole": ask_whole(boxed)}
+    elif arguments.whole_queries:
+        asked = {"": ask_whole(dataset)}
+    if arguments.table or arguments.sweep is not None or arguments.predefined_classes:
+        if len(asked) > 1:
+            raise SettingsError("--boxes measures the search itself: leave tables and sweeps out")
+        made = [_table(arguments, asked[""])]
+        results: list[dict[str, Any]] = []
+    else:
+        found = _evaluations(arguments, asked)
+        made = [_results_table(arguments, dataset, found)]
+        results = [one.to_dict() for one in found.values()]
+        if not arguments.json:
+            for one in found.values():
+                _print_details(one)
+    return _give(arguments, dataset, made, results)
+
+
+def read_boxes(path: str | Path, dataset: Dataset) -> list[tuple[str, Any]]:
+    """Read a file of boxes: for each data set's name a list of image and box.
+
+    ``{"objects_dev": [{"image": "queries/a.jpg", "box": [279, 100, 601, 862]}]}``, boxes in
+    pixels of the upright photo.
+
+    Raises:
+        SettingsError: no such file, or none for this dataset in it.
+    """
+    try:
+        entries = json.loads(Path(path).read_text(encoding="utf-8"))[dataset.name]
+        return [
+            (str(entry["image"]), checked_box(entry["box"], f"{path}: {entry['image']}"))
+            for entry in entries
+        ]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise SettingsError(
+            f"no boxes for {dataset.name} in {str(path)!r} ({error!r}): give a JSON object with a "
+            'list of {"image": ..., "box": [x1, y1, x2, y2]} under the data set\'s name'
+        ) from error
+
+
+def _evaluations(arguments: argparse.Namespace, asked: dict[str, Dataset]) -> dict[str, Evaluation]:
+    encoder = _encoder(arguments, _one_backbone(arguments))
+    found = {}
+    for name, dataset in asked.items():
+        inputs = _gather(arguments, dataset, encoder)
+        fitted = methods.fit_encoder(encoder, inputs) if arguments.whiten_from else encoder
+        label = f"{_setting(arguments, fitted)}{f', {name}' if name else ''}"
+        found[label] = evaluate(
+            inputs,
+            fitted,
+            exact=arguments.exact,
+            uri=arguments.uri,
+            token=os.environ.get("MILVUS_TOKEN"),
+            rerank=arguments.rerank,
+            expand=arguments.expand,
+            candidates=arguments.candidates,
+        )
+    return found
+
+
+def _table(arguments: argparse.Namespace, dataset: Dataset) -> Table:
+    if arguments.table == "1a":
+        return tables.table_1a(
+            [
+                _measure(arguments, dataset, name)
+                for name in arguments.backbone or [DEFAULT_BACKBONE]
+            ],
+            arguments.pca,
+        )
+    backbone = _one_backbone(arguments)
+    if arguments.table == "1b":
+        encoder = _encoder(arguments, backbone, n_classes=max(tables.MAPS_TIMED))
+        return tables.table_1b(encoder, [dataset.path(name) for name in dataset.images])
+    if arguments.predefined_classes:
+        return _predefined(arguments, dataset, backbone)
+    if arguments.sweep is not None:
+        given = parse_sweep(arguments.sweep)
+        return tables.sweep(
+            _measure(arguments, dataset, backbone), **given, dim=arguments.dim or methods.DIM
+        )
+    if arguments.table == "2a":
+        words = None if arguments.bow_words == 0 else arguments.bow_words
+        measure = _measure(arguments, dataset, backbone, cells=words is not None)
+        return tables.table_2a(measure, arguments.pca, bow_words=words)
+    measure = _measure(arguments, dataset, backbone)
+    encoder = _encoder(arguments, backbone)
+    ours = methods.fit_encoder(encoder, measure.inputs)
+    more = []
+    for label, options in _OURS.items():
+        found = evaluate(measure.inputs, ours, exact=arguments.exact, uri=arguments.uri, **options)
+        more.append(Line(label, found.result.mean_ap, str(ours.dim)))
+    return tables.table_2b(measure, more, arguments.pca)
+
+
+_OURS: dict[str, dict[str, Any]] = {
+    "ours, the descriptor": {},
+    "ours + AQE 5": {"expand": "aqe:5"},
+    "ours + R regions 200": {"rerank": "regions", "candidates": 200},
+    "ours + R regions 200 + local": {"rerank": "regions", "expand": "local", "candidates": 200},
+}
+
+
+def _predefined(arguments: argparse.Namespace, dataset: Dataset, backbone: str) -> Table:
+    """Sweep over a class list counted from the dataset's own queries (Fig. 5)."""
+    own = _gather(arguments, dataset, _encoder(arguments, backbone), fit=False)
+    from cwf_milvus.aggregation import count_classes
+
+    n = arguments.predefined_classes
+    classes = count_classes(read_field(own.queries, "class_ids"), n)
+    encoder = _encoder(arguments, backbone, classes=tuple(classes))
+    measure = Measure(_gather(arguments, dataset, encoder), backbone, **_where(arguments))
+    steps = [n for n in (1, 2, 4, 8, 16, 32, 64, 128, 256) if n < len(classes)] + [len(classes)]
+    given = parse_sweep(arguments.sweep or [])
+    pca = [one for one in given["pca"] if one <= len(classes)]
+    found = tables.sweep(measure, steps, pca, arguments.dim or methods.DIM)
+    title = f"Predefined classes, counted from the queries: {backbone} on {dataset.name}"
+    return Table(title, found.unit, found.lines)
+
+
+def parse_sweep(words: Sequence[str]) -> dict[str, list[int]]:
+    """Return the values of each swept setting, from words such as ``classes=1,4,16``.
+
+    Raises:
+        SettingsError: an unknown setting, or values that are no whole numbers.
+    """
+    given = {name: list(values) for name, values in tables.SWEEP.items()}
+    for word in words:
+        name, _, values = word.partition("=")
+        try:
+            numbers = [int(value) for value in values.split(",")]
+        except ValueError:
+            numbers = []
+        if name not in given or not numbers:
+            raise SettingsError(
+                f"--sweep {word!r}: give {' and '.join(f'{n}=1,2,...' for n in given)}"
+            )
+        given[name] = numbers
+    return given
+
+
+def _measure(
+    arguments: argparse.Namespace, dataset: Dataset, backbone: str, *, cells: bool = False
+) -> Measure:
+    encoder = _encoder(arguments, backbone)
+    inputs = _gather(arguments, dataset, encoder, cells=cells)
+    return Measure(inputs, backbone, **_where(arguments))
+
+
+def _where(arguments: argparse.Namespace) -> dict[str, Any]:
+    token = os.environ.get("MILVUS_TOKEN")
+    return {"exact": arguments.exact, "uri": arguments.uri, "token": token}
+
+
+def _gather(
+    arguments: argparse.Namespace,
+    dataset: Dataset,
+    encoder: Encoder,
+    *,
+    cells: bool = False,
+    fit: bool = True,
+) -> Inputs:
+    store = FeatureStore(encoder, arguments.cache, cells=cells)
+    photos = arguments.whiten_from if fit else None
+    return gather(dataset, store, photos, progress=_progress(arguments.quiet))
+
+
+def _encoder(arguments: argparse.Namespace, backbone: str, **settings: Any) -> Encoder:
+    for name in ("image_size", "class_image_size", "dim", "descriptor"):
+        value = getattr(arguments, name)
+        if value is not None:
+            settings.setdefault(name, value)
+    # Tables and sweeps whiten with their own; `dim` is then theirs too.
+    own = arguments.whiten_from or arguments.table or arguments.sweep is not None
+    own = own or arguments.predefined_classes
+    if own and arguments.table != "1b":
+        settings.pop("dim", None)
+    encoder = Encoder(
+        backbone,
+        weights=arguments.weights,
+        device=arguments.device,
+        batch_size=arguments.batch_size,
+        whitening=None if own and arguments.table != "1b" else "default",
+        **settings,
+    )
+    if own and arguments.table != "1b":  # what `fit_encoder` aims at
+        from dataclasses import replace
+
+        from cwf_milvus.settings import default_settings
+
+        dim = arguments.dim or default_settings(backbone).dim
+        encoder.settings = replace(encoder.settings, dim=dim)
+    return encoder
+
+
+def _one_backbone(arguments: argparse.Namespace) -> str:
+    names = arguments.backbone or [DEFAULT_BACKBONE]
+    if len(names) > 1:
+        raise SettingsError(f"{len(names)} networks: only --table 1a compares several")
+    return str(names[0])
+
+
+def _setting(arguments: argparse.Namespace, encoder: Encoder) -> str:
+    parts = [
+        encoder.settings.backbone,
+        f"{encoder.settings.descriptor} at {encoder.settings.image_size} px",
+    ]
+    if arguments.rerank:
+        parts.append(f"{arguments.rerank} on {arguments.candidates}")
+    if arguments.expand:
+        parts.append(arguments.expand)
+    return " + ".join(parts)
+
+
+def _results_table(
+    arguments: argparse.Namespace, dataset: Dataset, found: dict[str, Evaluation]
+) -> Table:
+    lines = []
+    for label, one in found.items():
+        setups = one.result.setups or {"": one.result}
+        for setup, result in setups.items():
+            lines.append(Line(f"{label}{f', {setup}' if setup else ''}", result.mean_ap))
+    where = next(iter(found.values())).where
+    return Table(f"{dataset.name} through {where}", "mAP", lines)
+
+
+def _print_details(found: Evaluation) -> None:
+    result = found.result
+    for name, one in (result.setups or {"": result}).items():
+        print(f"{name + ': ' if name else ''}{_in_words(one)}", file=sys.stderr)
+    print(
+        f"{1000 * found.seconds_per_query:.0f} ms a query, {found.bytes_per_photo} bytes a photo",
+        file=sys.stderr,
+    )
+
+
+def _in_words(result: Result) -> str:
+    precision = ", ".join(f"mP@{k} {value:.3f}" for k, value in result.mean_precision.items())
+    score = "" if result.ns_score is None else f", N-S {result.ns_score:.3f}"
+    left_out = f", {result.without_positives} without positives" if result.without_positives else ""
+    return f"mAP {result.mean_ap:.4f}, {precision}{score}{left_out}"
+
+
+def _give(
+    arguments: argparse.Namespace,
+    dataset: Dataset,
+    made: list[Table],
+    results: list[dict[str, Any]],
+) -> int:
+    if arguments.json:
+        told = {
+            "dataset": dataset.name,
+            "check": dataset.check(),
+            "tables": [table.to_dict() for table in made],
+            "results": results,
+        }
+        print(json.dumps(told, indent=2))
+    else:
+        for table in made:
+            print(table)
+    if arguments.markdown:
+        text = "\n".join(table.to_markdown() for table in made)
+        try:
+            Path(arguments.markdown).write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise SettingsError(
+                f"cannot write {arguments.markdown!r} ({error.strerror}): name a file that can be "
+                "written"
+            ) from error
+    if arguments.plot:
+        from cwf_milvus.evaluation.plots import plot_sweep
+
+        print(f"written: {plot_sweep(made[0], arguments.plot)}", file=sys.stderr)
+    return 0
+
+
+def _progress(quiet: bool) -> Progress | None:
+    if quiet:
+        return None
+    from tqdm import tqdm
+
+    bar = tqdm(unit="photo", desc="features", dynamic_ncols=True)
+
+    def show(done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+        if done == total:
+            bar.close()
+
+    return show
