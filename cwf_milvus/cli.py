@@ -257,7 +257,7 @@ def _add_search(commands: Any) -> None:
     command.add_argument("--limit", type=int, default=20, metavar="N", help="hits (%(default)s)")
     command.add_argument("--filter", metavar="EXPR", help="a Milvus filter expression")
     command.add_argument(
-        "--candidates", type=int, default=100, metavar="N", help="hits re-ranked (%(default)s)"
+        "--candidates", type=int, default=200, metavar="N", help="hits re-ranked (%(default)s)"
     )
     command.add_argument(
         "--rerank",

@@ -215,6 +215,10 @@ def _stages(hit: Hit) -> Iterator[str]:
         yield f"<td>{stage.rank}</td></tr>"
     if hit.box is not None:
         yield f'<tr><td>box</td><td colspan="2">{_numbers(hit.box)}</td></tr>'
+    for match in hit.matches:
+        sides = (_numbers(s) if isinstance(s, Box) else s for s in (match.query, match.hit))
+        query, own = map(_text, sides)
+        yield f"<tr><td>answers to {query}</td><td>{own}</td><td>{match.cosine:.4f}</td></tr>"
     yield "</table></details>"
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _DESCRIPTOR = "descriptor"
 
 
-CANDIDATES = 100
+CANDIDATES = 200
 
 
 def search(
