@@ -3,6 +3,7 @@
 import pickle
 import socket
 import sys
+import zipfile
 from pathlib import Path
 
 import h5py
@@ -113,6 +114,20 @@ def test_a_small_file_cannot_ask_for_all_the_memory(tmp_path):
         load_state_dict(tmp_path / "a.pth")
 
 
+def test_a_compressed_file_is_refused_before_it_is_unpacked(tmp_path):
+    torch.save({"a": torch.zeros(10**6)}, tmp_path / "plain.pth")
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pth") as plain,
+        zipfile.ZipFile(tmp_path / "a.pth", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for part in plain.namelist():
+            packed.writestr(part, plain.read(part))
+    assert (tmp_path / "a.pth").stat().st_size < 10**4
+    assert len(torch.load(tmp_path / "a.pth", weights_only=True)["a"]) == 10**6
+    with pytest.raises(WeightsError, match=r"a\.pth' is damaged"):
+        load_state_dict(tmp_path / "a.pth")
+
+
 def test_truncated_files_are_refused_by_name(tmp_path, state):
     save_file(state, tmp_path / "a.safetensors")
     torch.save(state, tmp_path / "b.pth")
@@ -201,9 +216,20 @@ def test_no_weights_to_be_had_names_the_files_looked_for_and_three_ways(hub, nam
     assert not list(hub.iterdir())
 
 
-def test_a_given_file_that_is_missing_is_named_with_the_three_ways(hub):
-    with pytest.raises(WeightsError, match=r"resnet50.*Looked for: /no/such\.pth\. Three ways"):
-        find_weights("torchvision:resnet50", "/no/such.pth")
+@pytest.mark.parametrize("path", ["/no/such.pth", "~nobody-of-this-name/a.pth", "a\0b.pth"])
+def test_a_given_file_that_is_missing_is_named_with_the_three_ways(hub, path):
+    with pytest.raises(WeightsError) as caught:
+        find_weights("torchvision:resnet50", path)
+    assert f"Looked for: {path}. Three ways" in str(caught.value)
+    with pytest.raises(WeightsError, match="cannot read"):
+        load_state_dict(path)
+
+
+@pytest.mark.parametrize("name", ["fc.bn.running_var", "running_var"])
+def test_a_variance_below_zero_is_named(tmp_path, name):
+    save_file({name: torch.tensor([1.0, -0.5])}, tmp_path / "a.safetensors")
+    with pytest.raises(WeightsError, match=f"'{name}'.*variance below zero"):
+        load_state_dict(tmp_path / "a.safetensors")
 
 
 def test_the_torch_hub_cache_is_looked_in_newest_weights_first(hub):
