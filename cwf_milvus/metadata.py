@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -56,7 +57,7 @@ class Metadata:
         Args:
             source: a mapping, or a ``.csv`` or ``.jsonl`` file whose rows have a column
                 ``file_name`` (a name, a path in an indexed folder, or a uri) and any other fields,
-                all of them text in a CSV, where columns without a name are passed over;
+                in a CSV text, or numbers where a whole column is; one without a name is passed over;
                 None for ``metadata.jsonl`` or ``metadata.csv`` in `folders`, where there is one.
             folders: the indexed folders.
 
@@ -100,6 +101,8 @@ def _read(file: Path) -> dict[str, dict[str, Any]]:
                         "the header has columns"
                     )
                 fields[name] = row
+        if file.suffix.lower() == ".csv":
+            _type_columns(list(fields.values()))
     except (OSError, ValueError, csv.Error) as error:
         raise SettingsError(
             f"cannot read the metadata file {str(file)!r} ({error}): give a UTF-8 .csv with a "
@@ -112,6 +115,27 @@ def _csv_rows(text: TextIO) -> Iterator[tuple[int, dict[Any, Any]]]:
     reader = csv.DictReader(text)
     for row in reader:
         yield reader.line_num, {key: row[key] for key in row if key != "" and row[key]}
+
+
+def _type_columns(rows: list[dict[str, Any]]) -> None:
+    """Turn the columns whose values are all numbers into numbers, so that filters can compare them.
+
+    A number is a text that comes back the same, so that codes such as ``007`` stay text.
+    """
+    for column in {name for row in rows for name in row}:
+        texts = [row[column] for row in rows if column in row]
+        for number in (int, float):
+            if all(_is_written_as(number, text) for text in texts):
+                for row in rows:
+                    if column in row:
+                        row[column] = number(row[column])
+                break
+
+
+def _is_written_as(number: type[int] | type[float], text: str) -> bool:
+    if not re.fullmatch(r"-?(0|[1-9]\d{0,17})(\.\d{1,15})?", text):
+        return False
+    return number is float or "." not in text
 
 
 def _json_rows(text: TextIO) -> Iterator[tuple[int, Any]]:

@@ -178,6 +178,7 @@ _PAPER: dict[str, Any] = {
     "n_pooled": 64,
     "n_fit_classes": 1,
     "class_whiten_power": 0.5,
+    "descriptor": "classes",
     "dim": 512,
 }
 _OF_OTHERS: dict[str, Any] = {"dim": 512, "image_size": 512, "class_image_size": 224}

@@ -71,11 +71,18 @@ def test_urls_are_named_whole_or_bare():
 # --- files ---------------------------------------------------------------------------------------
 
 
-def test_a_csv_has_a_header_with_file_name_and_gives_text(tmp_path):
+def test_a_csv_has_a_header_with_file_name(tmp_path):
     file = written(tmp_path / "m.csv", "artist,file_name,year\nFrancis,cat.jpg,1867\n")
     metadata = Metadata.read(file)
-    assert metadata.of("/photos/cat.jpg") == {"artist": "Francis", "year": "1867"}
+    assert metadata.of("/photos/cat.jpg") == {"artist": "Francis", "year": 1867}
     assert Metadata.read(str(file)).of("/photos/cat.jpg") == metadata.of("/photos/cat.jpg")
+
+
+def test_a_csv_column_is_numbers_only_if_each_is_written_as_one(tmp_path: Path) -> None:
+    text = "file_name,year,height,code,mixed\na.jpg,1867,1.5,007,3\nb.jpg,-20,2,12,three\n"
+    metadata = Metadata.read(written(tmp_path / "m.csv", text))
+    assert metadata.of("a.jpg") == {"year": 1867, "height": 1.5, "code": "007", "mixed": "3"}
+    assert metadata.of("b.jpg") == {"year": -20, "height": 2.0, "code": "12", "mixed": "three"}
 
 
 def test_a_csv_as_spreadsheets_write_it_is_read(tmp_path):
