@@ -57,7 +57,7 @@ class Metadata:
         Args:
             source: a mapping, or a ``.csv`` or ``.jsonl`` file whose rows have a column
                 ``file_name`` (a name, a path in an indexed folder, or a uri) and any other fields,
-                in a CSV text, or numbers where a whole column is; one without a name is passed over;
+                which a CSV gives as text, or as numbers where all of a column is;
                 None for ``metadata.jsonl`` or ``metadata.csv`` in `folders`, where there is one.
             folders: the indexed folders.
 

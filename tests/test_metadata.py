@@ -99,7 +99,7 @@ def test_a_csv_as_spreadsheets_write_it_is_read(tmp_path):
 def test_empty_cells_and_columns_without_a_name_are_no_fields(tmp_path):
     file = written(tmp_path / "m.csv", ",file_name,a,b\n0,cat.jpg,,0\n1,dog.jpg\n")
     metadata = Metadata.read(file)
-    assert metadata.of("cat.jpg") == {"b": "0"}
+    assert metadata.of("cat.jpg") == {"b": 0}
     assert metadata.of("dog.jpg") == {}
 
 
@@ -119,8 +119,8 @@ def test_a_file_in_the_photos_folder_is_found_and_names_paths_in_it(tmp_path):
     written(tmp_path / "b/metadata.csv", "file_name,n\ncat.jpg,2\n./x/../dog.jpg,3\n")
     metadata = Metadata.read(None, [str(tmp_path / "a"), str(tmp_path / "b")])
     assert metadata.of(str(tmp_path / "a/sub/cat.jpg")) == {"n": 1}
-    assert metadata.of(str(tmp_path / "b/cat.jpg")) == {"n": "2"}
-    assert metadata.of(str(tmp_path / "b/dog.jpg")) == {"n": "3"}
+    assert metadata.of(str(tmp_path / "b/cat.jpg")) == {"n": 2}
+    assert metadata.of(str(tmp_path / "b/dog.jpg")) == {"n": 3}
     assert metadata.of(str(tmp_path / "a/cat.jpg")) is None
 
 
