@@ -266,7 +266,8 @@ def _whitening_of(
         return _kept(state, str(source))
     uri, hash_sign, name = str(source).rpartition("#")
     if hash_sign and not path.exists():
-        return _kept(shared_collection(uri, name).sidecar.state(), str(source))
+        collection = shared_collection(uri, name)  # closed with its last user
+        return _kept(collection.sidecar.state(), str(source))
     try:
         both = Whitenings.from_file(path)
     except WhiteningError as error:
