@@ -129,7 +129,8 @@ def search_queries(
         without: uris that are not to be among the hits.
     """
     check_limit(limit)
-    checked_count("candidates", candidates)
+    if checked_count("candidates", candidates) > TOP_K:
+        raise SettingsError(f"candidates={candidates}: Milvus gives at most {TOP_K} at once")
     if not queries:
         return []
     depth = max(limit, candidates) if stages else limit
