@@ -264,9 +264,14 @@ def test_a_layer_that_there_is_not_is_refused_naming_some_that_there_are(resnet)
             create_backbone("resnet18", weights=resnet[1], layer=layer, device="cpu")
 
 
-def test_the_stride_is_the_true_one_where_the_network_does_not_pad():
-    backbone = create_backbone("inception_v3", weights=RANDOM, device="cpu")
-    assert (backbone.n_features, backbone.stride, backbone.native_size) == (2048, 32, 299)
+@pytest.mark.parametrize(
+    ("name", "channels", "stride", "side"),
+    [("inception_v3", 2048, 32, 299), ("timm:convmixer_1024_20_ks9_p14", 1024, 14, 224)],
+)
+def test_the_stride_is_the_true_one_where_the_grid_is_cut_short(name, channels, stride, side):
+    backbone = create_backbone(name, weights=RANDOM, device="cpu")
+    assert (backbone.n_features, backbone.stride) == (channels, stride)
+    assert backbone.native_size == side
 
 
 # --- refusals -------------------------------------------------------------------------------

@@ -14,7 +14,8 @@ from cwf_milvus.backbones.layers import fold_norms, keep_output, kept_outputs
 from cwf_milvus.errors import ImageError, SettingsError
 
 _SAME = 1e-4  # of the largest value: what two ways to the same numbers may differ by
-_PROBE_SIDE = 96  # pixels; a network that takes no such images is probed at its own size
+# Pixels: a height, and how much wider, which is whole strides of 1 to 64 and of 7 and 14.
+_PROBE = (96, 448)
 
 
 @dataclass(frozen=True)
@@ -208,7 +209,7 @@ class PooledClassifier(Backbone):
     def _answered(self) -> tuple[Tensor, Tensor]:
         """Return the first images that the network takes, wide ones if it can, and its logits."""
         side = self.native_size
-        for height, wider in ((_PROBE_SIDE, 64), (side, 64), (side, 56), (side, 0)):
+        for height, wider in (_PROBE, (side, 64), (side, 56), (side, 0)):
             generator = torch.Generator().manual_seed(0)
             images = torch.rand((1, 3, height, height + wider), generator=generator) * 255
             try:
