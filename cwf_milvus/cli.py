@@ -192,6 +192,7 @@ def _add_index(commands: Any) -> None:
         "--paper-compat", action="store_true", help="do as the paper's scripts where they differ"
     )
     _network_options(command)
+    _batch_option(command)
     _quiet_option(command)
 
 
@@ -201,11 +202,11 @@ def _index(arguments: argparse.Namespace) -> int:
 
     settings = _encoder_settings(arguments)
     place = (arguments.uri, arguments.collection)
-    if InstanceCollection.exists(*place, token=_token()):
+    there = InstanceCollection.exists(*place, token=_token())
+    if there:
         collection = InstanceCollection.open(
             *place, token=_token(), weights=arguments.weights, device=arguments.device
         )
-        _refuse_other_settings(collection, settings, arguments)
     else:
         check_inputs(
             arguments.photos,
@@ -220,6 +221,8 @@ def _index(arguments: argparse.Namespace) -> int:
             class_rows=arguments.class_rows,
         )
     with collection:
+        if there:
+            _refuse_other_settings(collection, settings, arguments)
         if arguments.batch_size:
             collection.encoder.batch_size = arguments.batch_size
         print(
@@ -504,6 +507,7 @@ def _add_evaluate(commands: Any) -> None:
     )
     add_options(command)
     _network_options(command)
+    _batch_option(command)
     _quiet_option(command)
 
 
@@ -605,6 +609,9 @@ def _network_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--device", metavar="NAME", help="cpu, cuda, ... (the GPU if there is one)"
     )
+
+
+def _batch_option(command: argparse.ArgumentParser) -> None:
     command.add_argument("--batch-size", type=_positive, metavar="N", help="photos a forward pass")
 
 
@@ -661,10 +668,13 @@ def _encoder_settings(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _new_encoder(arguments: argparse.Namespace, settings: dict[str, Any]) -> Any:
     from cwf_milvus.encoder import Encoder
+    from cwf_milvus.whitenings import Whitenings
 
     whitening: str | None = arguments.whitening or "default"
     if arguments.no_whitening:
         whitening = None
+    if arguments.whitening:
+        settings.setdefault("dim", Whitenings.from_file(arguments.whitening).dim)
     options = {"weights": arguments.weights, "device": arguments.device, "whitening": whitening}
     if arguments.classes_from:
         n = settings.pop("n_classes", 64)
@@ -683,7 +693,6 @@ def _bare_encoder(arguments: argparse.Namespace, **settings: Any) -> Any:
         arguments.backbone,
         weights=arguments.weights,
         device=arguments.device,
-        batch_size=arguments.batch_size,
         whitening=None,
         **settings,
     )
