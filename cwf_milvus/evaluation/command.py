@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cwf_milvus.aggregation import count_classes
 from cwf_milvus.encoder import Encoder
 from cwf_milvus.errors import SettingsError
 from cwf_milvus.evaluation import methods, tables
@@ -17,6 +18,7 @@ from cwf_milvus.evaluation.datasets import load_dataset
 from cwf_milvus.evaluation.features import FeatureStore, Progress, read_field
 from cwf_milvus.evaluation.metrics import Result
 from cwf_milvus.evaluation.runner import (
+    BoxedQuery,
     Evaluation,
     Inputs,
     ask_boxes,
@@ -58,11 +60,11 @@ def run(arguments: argparse.Namespace) -> int:
     return _give(arguments, dataset, made, results)
 
 
-def read_boxes(path: str | Path, dataset: Dataset) -> list[tuple[str, Any]]:
-    """Read a file of boxes: for each data set's name a list of image and box.
+def read_boxes(path: str | Path, dataset: Dataset) -> list[BoxedQuery]:
+    """Read a file of boxes: for each data set's name a list of images, boxes and groups.
 
-    ``{"objects_dev": [{"image": "queries/a.jpg", "box": [279, 100, 601, 862]}]}``, boxes in
-    pixels of the upright photo.
+    ``{"objects_dev": [{"image": "jpg/a.jpg", "box": [279, 100, 601, 862], "group": "can"}]}``,
+    boxes in pixels of the upright photo, the group only where queries share a photo.
 
     Raises:
         SettingsError: no such file, or none for this dataset in it.
@@ -70,10 +72,14 @@ def read_boxes(path: str | Path, dataset: Dataset) -> list[tuple[str, Any]]:
     try:
         entries = json.loads(Path(path).read_text(encoding="utf-8"))[dataset.name]
         return [
-            (str(entry["image"]), checked_box(entry["box"], f"{path}: {entry['image']}"))
+            BoxedQuery(
+                str(entry["image"]),
+                checked_box(entry["box"], f"{path}: {entry['image']}"),
+                entry.get("group"),
+            )
             for entry in entries
         ]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise SettingsError(
             f"no boxes for {dataset.name} in {str(path)!r} ({error!r}): give a JSON object with a "
             'list of {"image": ..., "box": [x1, y1, x2, y2]} under the data set\'s name'
@@ -145,8 +151,6 @@ _OURS: dict[str, dict[str, Any]] = {
 def _predefined(arguments: argparse.Namespace, dataset: Dataset, backbone: str) -> Table:
     """Sweep over a class list counted from the dataset's own queries (Fig. 5)."""
     own = _gather(arguments, dataset, _encoder(arguments, backbone), fit=False)
-    from cwf_milvus.aggregation import count_classes
-
     n = arguments.predefined_classes
     classes = count_classes(read_field(own.queries, "class_ids"), n)
     encoder = _encoder(arguments, backbone, classes=tuple(classes))
@@ -211,27 +215,13 @@ def _encoder(arguments: argparse.Namespace, backbone: str, **settings: Any) -> E
         value = getattr(arguments, name)
         if value is not None:
             settings.setdefault(name, value)
-    # Tables and sweeps whiten with their own; `dim` is then theirs too.
-    own = arguments.whiten_from or arguments.table or arguments.sweep is not None
-    own = own or arguments.predefined_classes
-    if own and arguments.table != "1b":
-        settings.pop("dim", None)
-    encoder = Encoder(
+    return Encoder(
         backbone,
         weights=arguments.weights,
         device=arguments.device,
         batch_size=arguments.batch_size,
-        whitening=None if own and arguments.table != "1b" else "default",
         **settings,
     )
-    if own and arguments.table != "1b":  # what `fit_encoder` aims at
-        from dataclasses import replace
-
-        from cwf_milvus.settings import default_settings
-
-        dim = arguments.dim or default_settings(backbone).dim
-        encoder.settings = replace(encoder.settings, dim=dim)
-    return encoder
 
 
 def _one_backbone(arguments: argparse.Namespace) -> str:

@@ -32,8 +32,11 @@ KEPT_CLASSES = 64  # the paper's most
 CROP_LEVELS = (1, 2, 3, 4)
 _FORMAT = 1
 _SINGLE = ("raw", "spoc", "crow", "mac", "gem")
-_FIELDS = (*_SINGLE, "rmac", "crops", "class_ids", "class_scores", "class_vectors")
-_FIELDS += ("region_boxes", "region_vectors", "size")
+_FIELDS = (
+    *_SINGLE,
+    *("rmac", "crops", "class_ids", "class_scores", "class_vectors"),
+    *("region_boxes", "region_vectors", "size"),
+)
 Progress = Callable[[int, int], None]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from cwf_milvus.evaluation.features import (
 from cwf_milvus.evaluation.metrics import Result, evaluate_rankings
 from cwf_milvus.evaluation.truth import Dataset
 from cwf_milvus.hits import Query
+from cwf_milvus.images import Box
 from cwf_milvus.search import CANDIDATES, search_queries
 from cwf_milvus.sources import list_photos
 from cwf_milvus.stages import chosen_stages
@@ -75,10 +76,19 @@ class Evaluation:
         return {**vars(self), "result": self.result.to_dict()}
 
 
+@dataclass(frozen=True)
+class BoxedQuery:
+    """A box on the photo of a query; the group says which, where several share the photo."""
+
+    image: str
+    box: Box
+    group: str | None = None
+
+
 def gather(
     dataset: Dataset,
     store: FeatureStore,
-    fit_photos: object = None,
+    fit_photos: str | Path | Iterable[str | Path] | None = None,
     *,
     progress: Progress | None = None,
 ) -> Inputs:
@@ -254,21 +264,26 @@ def ask_whole(dataset: Dataset) -> Dataset:
     return replace(dataset, queries=tuple(replace(q, box=None) for q in dataset.queries))
 
 
-def ask_boxes(dataset: Dataset, boxes: Sequence[tuple[str, Any]]) -> Dataset:
+def ask_boxes(dataset: Dataset, boxes: Sequence[BoxedQuery]) -> Dataset:
     """Return the dataset asked by other boxes, each with the truth of the query of its photo.
 
-    Args:
-        dataset: the dataset.
-        boxes: name of the photo, and its box in pixels of the upright original.
+    The photo itself becomes junk, as in Holidays: it is found by any method.
 
     Raises:
-        SettingsError: a photo that is no query.
+        SettingsError: a photo that is no query, or not of that group.
     """
-    known = {query.image: query for query in reversed(dataset.queries)}
-    for image, _ in boxes:
-        if image not in known:
-            raise SettingsError(f"{image!r} is no query of {dataset.name}: a box needs its truth")
-    queries = tuple(
-        replace(known[image], box=box, junk=known[image].junk | {image}) for image, box in boxes
-    )
-    return replace(dataset, queries=queries)
+    queries = []
+    for boxed in boxes:
+        known = [
+            query
+            for query in dataset.queries
+            if query.image == boxed.image and boxed.group in (None, query.group)
+        ]
+        if not known:
+            raise SettingsError(
+                f"{boxed.image!r} of group {boxed.group!r} is no query of {dataset.name}: a box "
+                "takes its right answers from a query"
+            )
+        junk = known[0].junk | {boxed.image} & set(dataset.images)
+        queries.append(replace(known[0], box=boxed.box, junk=junk))
+    return replace(dataset, queries=tuple(queries))

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -172,14 +173,14 @@ def table_1b(encoder: Encoder, photos: Sequence[object]) -> Table:
             whitening.transform(vector)
 
     @torch.no_grad()
-    def maps(image: object, n: int) -> None:
+    def maps(n: int, image: object) -> None:
         prepared = encoder.prepare(encoder.read(image))
         features, _, _, class_maps = encoder.class_maps([prepared])
         vectors = pooling.class_vectors(features, class_maps[:, :n])
         aggregation.offline(vectors if whitening is None else whitening.transform(vectors))
 
     cases: dict[str, Callable[[object], None]] = {"Raw + PCA": raw}
-    cases |= {f"{n}": lambda image, n=n: maps(image, n) for n in MAPS_TIMED}
+    cases |= {f"{n}": partial(maps, n) for n in MAPS_TIMED}
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     for case in cases.values():
         case(chosen[0])  # the first pass warms up
