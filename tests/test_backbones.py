@@ -347,7 +347,8 @@ def test_the_digest_is_of_the_weights_as_they_were_loaded(tmp_path):
     state = original.state_dict()
     wanted = hashlib.sha256()
     for name in sorted(state):
-        wanted.update(f"network.{name}".encode() + state[name].numpy().tobytes())
+        about = f"network.{name} {tuple(state[name].shape)} {state[name].dtype}"
+        wanted.update(about.encode() + state[name].numpy().tobytes())
     torch.save(state, tmp_path / "resnet18.pth")
 
     def load(**options: str) -> Backbone:

@@ -70,10 +70,10 @@ class Backbone(nn.Module, ABC):
         return next(self.parameters()).device
 
     def digest(self) -> str:
-        """SHA-256, as 64 hex digits, over the names and values of all weights."""
+        """SHA-256, as 64 hex digits, over the names, shapes, types and values of all weights."""
         digest = hashlib.sha256()
         for name, value in sorted(self.state_dict().items()):
-            digest.update(name.encode())
+            digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
             digest.update(value.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
