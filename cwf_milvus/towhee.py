@@ -121,7 +121,10 @@ def image_index(config: ImageIndexConfig | None = None) -> RuntimePipeline:
 
 
 def image_search(config: ImageSearchConfig | None = None) -> RuntimePipeline:
-    """Return the pipeline from a query photo and a box (or None) to a list of rows."""
+    """Return the pipeline from a query photo and a box to a list of rows.
+
+    The box of a whole photo is "": Towhee passes no None on, and would give no answer.
+    """
     chosen = config or ImageSearchConfig()
     stages: dict[str, Any] = {}
     if chosen.rerank:

@@ -32,7 +32,7 @@ def search(query: str, box: str) -> None:
     )
     (hits,) = AutoPipes.pipeline("cwf_image_search", config=config)(query, box).get()
     for photo_id, score, found_at in hits:
-        print(f"{score:.3f}  {photo_id}  {found_at and [round(x) for x in found_at]}")
+        print(f"{score:.3f}  {photo_id}  {[round(x) for x in found_at]}")
 
 
 def describe(photo: str) -> np.ndarray:

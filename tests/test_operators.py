@@ -348,7 +348,7 @@ def test_rows_hold_id_score_and_the_fields_asked_for(place: tuple[str, str, Path
     assert [len(row) for row in rows] == [5, 5]
     assert rows[0][0] == str(photos / "cup.png")
     assert rows[0][1] >= rows[1][1]
-    assert rows[0][2:] == [2001, 600, None]
+    assert rows[0][2:] == [2001, 600, []]
 
 
 def test_several_queries_give_a_list_each(place: tuple[str, str, Path]) -> None:

@@ -56,7 +56,7 @@ class InstanceInsert(Operator):
 
         Args:
             images: as `CamVggEmbed` takes them.
-            uris: the name to store, or a list; None for the path, or the hash of the content.
+            uris: the name to store, or a list; None or "" for the path, or the content's hash.
             metadata: your own fields, a dict, or a list of them; None for none.
 
         Returns:
@@ -75,7 +75,7 @@ class InstanceInsert(Operator):
         items: dict[str, object] = {}
         for image, uri in zip(many, names, strict=True):
             try:
-                name, source = _named(image, uri, self.photos.encoder.at_least)
+                name, source = _named(image, uri or None, self.photos.encoder.at_least)
             except ImageError as error:
                 name = str(uri or f"image {len(ids)}")
                 errors[name] = str(error)
@@ -97,8 +97,8 @@ class InstanceSearch(Operator):
         collection: its name.
         limit: rows for a query.
         filter: a Milvus filter expression on the collection's or your own fields.
-        output_fields: what follows id and score in a row: "box" (the match, four pixels of the
-            hit, or None), "classes", "width", "height", or fields of your own.
+        output_fields: what follows id and score in a row: "box" (of the match, in the hit's
+            pixels, or []), "classes", "width", "height", or fields of your own.
         device: where the network runs; None for the GPU where there is one.
         options: of `InstanceCollection.search`, such as rerank="regions" and expand=5.
 
@@ -131,8 +131,8 @@ class InstanceSearch(Operator):
 
         Args:
             images: as `CamVggEmbed` takes them; or descriptors of shape (d,), from `PcaWhiten`.
-            box: x1, y1, x2, y2 of the thing, in pixels of the upright original; None for the
-                whole photo. For a list a list with one box, or None, for each.
+            box: x1, y1, x2, y2 of the thing, in pixels of the upright original; None or "" for
+                the whole photo. For a list a list with one for each.
 
         Returns:
             A list of rows; for a list a list of such lists.
@@ -147,7 +147,7 @@ class InstanceSearch(Operator):
             stacked = np.stack([np.asarray(one, np.float32) for one in many])
             answers: Sequence[Any] = self.photos.search_vectors(stacked, **self._limits)
         else:
-            boxes = as_many(box, len(many), is_list(images), "boxes")
+            boxes = [_box(one) for one in as_many(box, len(many), is_list(images), "boxes")]
             photos = [as_photo(image) for image in many]
             answers = self.photos.search(photos, box=boxes, **self._limits, **self._options)
         rows = [as_rows(answer, self.output_fields) for answer in answers]
@@ -195,7 +195,7 @@ class CamRerank(Operator):
 
         Args:
             image: the query, as `CamVggEmbed` takes it.
-            box: x1, y1, x2, y2 of the thing, or None for the whole photo.
+            box: x1, y1, x2, y2 of the thing, or None or "" for the whole photo.
             hits: rows that begin with id and score, or ids alone, best first.
 
         Returns:
@@ -206,7 +206,7 @@ class CamRerank(Operator):
             BoxError: a box that is malformed, empty or outside its photo.
             CollectionError: a hit that is not in the collection.
         """
-        query = ask(self.photos.encoder, [as_photo(image)], [box])[0]
+        query = ask(self.photos.encoder, [as_photo(image)], [_box(box)])[0]
         named = [(hit, 0.0) if isinstance(hit, str) else (hit[0], float(hit[1])) for hit in hits]
         given = [
             replace(self._stored(uri, row), score=score)
@@ -244,10 +244,17 @@ def as_rows(found: Sequence[Any], fields: Sequence[str]) -> list[Row]:
 
 
 def _field(found: Any, name: str) -> Any:
+    """Return a field of a hit; what it lacks is "" or [], as Towhee loses rows over a None."""
     if name not in ("box", "classes", "width", "height"):
-        return found.metadata.get(name)
+        value = found.metadata.get(name)
+        return "" if value is None else value
     value = getattr(found, name, None)
-    return list(value) if isinstance(value, tuple) else value
+    return list(value or ()) if name in ("box", "classes") else value
+
+
+def _box(box: Any) -> Any:
+    """Return a box, or None for what says the whole photo where None cannot pass."""
+    return None if box is None or len(box) == 0 else box
 
 
 def _named(image: Any, uri: str | None, at_least: int | None) -> tuple[str, object]:
