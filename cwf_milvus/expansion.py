@@ -267,7 +267,7 @@ class LocalExpansion(Stage):
 
     def __init__(
         self,
-        hits: int = 2,
+        hits: int = 1,
         per_hit: int = 10,
         share: float = 0.7,
         rounds: int = 2,

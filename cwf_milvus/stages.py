@@ -26,7 +26,7 @@ EXPANSIONS: dict[str, Callable[[int], Stage]] = {
     "aqe": AlphaExpansion,
     "qe": QueryExpansion,
 }
-_HITS = {"local": 2, "aqe": 5, "qe": 5}
+_HITS = {"local": 1, "aqe": 5, "qe": 5}
 
 
 def chosen_stages(

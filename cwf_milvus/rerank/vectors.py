@@ -63,15 +63,30 @@ class LastUsed(Generic[_Value]):
     """Values by key, up to so many bytes; those used longest ago go first."""
 
     def __init__(self, most_bytes: int) -> None:
-        self.most_bytes = most_bytes
+        self._most_bytes = most_bytes
         self.held_bytes = 0
         self._values: OrderedDict[Any, tuple[_Value, int]] = OrderedDict()
+
+    @property
+    def most_bytes(self) -> int:
+        """How many bytes may be kept; to be changed at will."""
+        return self._most_bytes
+
+    @most_bytes.setter
+    def most_bytes(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
+        self._let_go()
 
     def __len__(self) -> int:
         return len(self._values)
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self._values)
+
+    def clear(self) -> None:
+        """Let go of all values."""
+        self._values.clear()
+        self.held_bytes = 0
 
     def get(self, key: Any) -> _Value | None:
         """Return a value, which now is the one used last; None where there is none."""
@@ -88,6 +103,9 @@ class LastUsed(Generic[_Value]):
             return
         self._values[key] = value, n_bytes
         self.held_bytes += n_bytes
+        self._let_go()
+
+    def _let_go(self) -> None:
         while self.held_bytes > self.most_bytes:
             _, (_, gone) = self._values.popitem(last=False)
             self.held_bytes -= gone
