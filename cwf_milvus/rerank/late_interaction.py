@@ -48,28 +48,19 @@ def late_interaction(
     n_queries, n_hits = len(query_vectors), len(counts)
     cosines = np.zeros((n_hits, n_queries), dtype=np.float32)
     matches = np.zeros((n_hits, n_queries), dtype=np.int64)
-    filled = np.flatnonzero(counts)
-    counted = np.asarray(query_vectors).any(axis=1) if n_queries else np.zeros(0, dtype=bool)
-    if len(filled) and counted.any():
-        stacked = np.concatenate([hit_vectors[int(i)] for i in filled])
-        _same_dimension(query_vectors, stacked)
-        every = query_vectors.astype(np.float32, copy=False) @ stacked.T
-        starts = np.concatenate([[0], np.cumsum(counts[filled])[:-1]])
-        best = np.maximum.reduceat(every, starts, axis=1)
-        cosines[filled] = best.T
-        matches[filled] = _first_of(every, best, starts, counts[filled])
+    asked = np.asarray(query_vectors, dtype=np.float32)
+    counted = asked.any(axis=1) if n_queries else np.zeros(0, dtype=bool)
+    if counted.any():
+        for count in np.unique(counts[counts > 0]).tolist():  # nearly always one
+            alike = np.flatnonzero(counts == count)
+            stacked = np.concatenate([hit_vectors[i] for i in alike.tolist()])
+            _same_dimension(asked, stacked)
+            every = (stacked @ asked.T).reshape(len(alike), count, n_queries)
+            best = every.argmax(axis=1)
+            matches[alike] = best
+            cosines[alike] = np.take_along_axis(every, best[:, None], axis=1)[:, 0]
     scores = cosines[:, counted].mean(axis=1) if counted.any() else np.zeros(n_hits, np.float32)
     return Interaction(scores, cosines, matches)
-
-
-def _first_of(
-    every: np.ndarray, best: np.ndarray, starts: np.ndarray, counts: np.ndarray
-) -> np.ndarray:
-    """Return, of shape (H, Q), the place in each hit of the first vector that gives `best`."""
-    place = np.arange(every.shape[1]) - np.repeat(starts, counts)
-    at_best = every == np.repeat(best, counts, axis=1)
-    places = np.where(at_best, place, every.shape[1])
-    return np.minimum.reduceat(places, starts, axis=1).T
 
 
 def _same_dimension(query_vectors: np.ndarray, hit_vectors: np.ndarray) -> None:
