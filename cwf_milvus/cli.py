@@ -199,6 +199,7 @@ def _add_index(commands: Any) -> None:
 def _index(arguments: argparse.Namespace) -> int:
     from cwf_milvus.collection import InstanceCollection
     from cwf_milvus.indexing import check_inputs
+    from cwf_milvus.sources import PHOTO_SUFFIXES
 
     settings = _encoder_settings(arguments)
     place = (arguments.uri, arguments.collection)
@@ -237,6 +238,11 @@ def _index(arguments: argparse.Namespace) -> int:
             progress=not arguments.quiet,
             report_file=arguments.report,
             workers=arguments.workers,
+        )
+    if not report.n_photos:
+        print(
+            f"no photo found: of folders and globs, *{' *'.join(PHOTO_SUFFIXES)} are taken",
+            file=sys.stderr,
         )
     for uri, reason in report.failed[:20]:
         named = uri in reason or repr(uri) in reason

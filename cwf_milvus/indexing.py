@@ -7,6 +7,7 @@ import os
 import queue
 import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Generator, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -89,10 +90,14 @@ def index_photos(
     items, folders, notes = _plan(photos, metadata, prune)
     if workers is not None and workers < 1:
         raise SettingsError(f"workers={workers}: give a whole number of at least 1")
-    for uri, _ in items:
-        told = notes.of(uri)
-        if told is not None:
-            collection.layout.checked_metadata(uri, told)
+    told = {uri: fields for uri, _ in items if (fields := notes.of(uri)) is not None}
+    for uri, fields in told.items():
+        collection.layout.checked_metadata(uri, fields)
+    if notes and items and not told:
+        warnings.warn(
+            f"the metadata names none of these {len(items)} photos, such as {items[0][0]!r}",
+            stacklevel=2,
+        )
     report = Report()
     encoder = collection.encoder
     # A batch is one message, so that it is stored whole or not at all, and forms again alike.

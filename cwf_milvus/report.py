@@ -31,6 +31,11 @@ class Report:
     failed: list[tuple[str, str]] = field(default_factory=list)
     seconds: float = 0.0
 
+    @property
+    def n_photos(self) -> int:
+        """How many photos the run has dealt with."""
+        return self.added + self.updated + self.skipped + len(self.failed)
+
     def __str__(self) -> str:
         rate = (self.added + self.updated) / self.seconds if self.seconds else 0.0
         pruned = f", {self.pruned} pruned" if self.pruned else ""
