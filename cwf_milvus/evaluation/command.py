@@ -28,6 +28,7 @@ from cwf_milvus.evaluation.runner import (
 )
 from cwf_milvus.evaluation.tables import Line, Measure, Table
 from cwf_milvus.evaluation.truth import Dataset, checked_box
+from cwf_milvus.rerank.local import Regions
 
 DEFAULT_BACKBONE = "efficientnet_lite0"
 
@@ -99,7 +100,7 @@ def _evaluations(arguments: argparse.Namespace, asked: dict[str, Dataset]) -> di
             exact=arguments.exact,
             uri=arguments.uri,
             token=os.environ.get("MILVUS_TOKEN"),
-            rerank=arguments.rerank,
+            rerank=_reranker(arguments),
             expand=arguments.expand,
             candidates=arguments.candidates,
         )
@@ -231,13 +232,22 @@ def _one_backbone(arguments: argparse.Namespace) -> str:
     return str(names[0])
 
 
+def _reranker(arguments: argparse.Namespace) -> Any:
+    if arguments.class_weight is None:
+        return arguments.rerank
+    if arguments.rerank != "regions":
+        raise SettingsError("--class-weight is a share of --rerank regions: give that too")
+    return Regions(class_weight=arguments.class_weight)
+
+
 def _setting(arguments: argparse.Namespace, encoder: Encoder) -> str:
     parts = [
         encoder.settings.backbone,
         f"{encoder.settings.descriptor} at {encoder.settings.image_size} px",
     ]
     if arguments.rerank:
-        parts.append(f"{arguments.rerank} on {arguments.candidates}")
+        share = "" if arguments.class_weight is None else f", {arguments.class_weight} of classes,"
+        parts.append(f"{arguments.rerank}{share} on {arguments.candidates}")
     if arguments.expand:
         parts.append(arguments.expand)
     return " + ".join(parts)

@@ -43,6 +43,12 @@ def add_options(command: argparse.ArgumentParser) -> None:
     how.add_argument("--exact", action="store_true", help="plain arrays in place of Milvus")
     how.add_argument("--uri", metavar="URI", help="a Milvus server (a Milvus Lite, made for this)")
     how.add_argument("--rerank", metavar="STAGE", help="regions, classes, online, cam, ...")
+    how.add_argument(
+        "--class-weight",
+        type=float,
+        metavar="W",
+        help="share of the class vectors in --rerank regions",
+    )
     how.add_argument("--expand", metavar="STAGE", help="local, aqe, qe, with a number as in aqe:5")
     how.add_argument(
         "--candidates", type=int, default=100, metavar="N", help="to re-rank (%(default)s)"

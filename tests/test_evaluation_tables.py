@@ -1,0 +1,190 @@
+"""`cwf-milvus evaluate` and the paper's tables, on a small set of real photos."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image as PILImage
+from small_encoders import CHELSEA, COFFEE, ROCKET, crops
+
+from cwf_milvus.cli import main
+from cwf_milvus.errors import SettingsError
+from cwf_milvus.evaluation import tables
+from cwf_milvus.evaluation.command import parse_sweep
+from cwf_milvus.evaluation.features import FeatureStore
+from cwf_milvus.evaluation.plots import plot_sweep
+from cwf_milvus.evaluation.tables import Line, Table
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+NETWORK = ["--backbone", "timm:test_resnet", "--weights", "random", "--image-size", "128"]
+NETWORK += ["--class-image-size", "96", "--dim", "16"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    names, queries = [], []
+    for thing, photo in {"cat": CHELSEA, "cup": COFFEE, "rocket": ROCKET}.items():
+        for i, (top, left) in enumerate([(0, 0), (20, 40), (40, 90)]):
+            names.append(f"{thing}_{i}.jpg")
+            PILImage.fromarray(photo[top : top + 200, left : left + 220]).save(root / names[-1])
+        queries.append({"image": names[-3], "positives": names[-2:], "junk": names[-3:-2]})
+    (root / "gnd.json").write_text(json.dumps({"images": names, "queries": queries}))
+    (root / "fit").mkdir()
+    for i, piece in enumerate(crops(70)):
+        PILImage.fromarray(piece).save(root / "fit" / f"{i:02}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def evaluate(folder, cache, capsys):
+    """Run the command, and return its status, its JSON and what it said beside."""
+
+    def run(*options: str, json_wanted: bool = True) -> tuple[int, dict, str]:
+        words = ["evaluate", str(folder), *NETWORK, "--cache", str(cache), "--quiet", *options]
+        status = main([*words, *(["--json"] if json_wanted else [])])
+        out, err = capsys.readouterr()
+        return status, json.loads(out) if json_wanted and status == 0 else {}, err
+
+    return run
+
+
+def values(told: dict) -> dict[str, float]:
+    return {line["method"]: line["value"] for line in told["tables"][0]["lines"]}
+
+
+def test_a_run_through_milvus_equals_an_exact_one(evaluate, folder):
+    fit = ("--whiten-from", str(folder / "fit"))
+    status, through_milvus, _ = evaluate(*fit)
+    assert status == 0
+    assert [one["where"] for one in through_milvus["results"]] == ["Milvus Lite"]
+    _, exact, _ = evaluate(*fit, "--exact")
+    assert exact["results"][0]["result"]["map"] == pytest.approx(
+        through_milvus["results"][0]["result"]["map"], abs=1e-3
+    )
+
+
+def test_missing_photos_are_said_before_anything_is_seen(
+    folder, cache, tmp_path, capsys, monkeypatch
+):
+    truth = json.loads((folder / "gnd.json").read_text())
+    truth["images"].append("lost.jpg")
+    file = tmp_path / "gnd.json"
+    file.write_text(json.dumps(truth))
+
+    def seen(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(FeatureStore, "collect", seen)
+    words = ["evaluate", str(file), "--root", str(folder), *NETWORK, "--cache", str(cache)]
+    assert main(words) == 130
+    assert "1 missing, named by the ground truth: 'lost.jpg'" in capsys.readouterr().err
+
+
+def test_table_1a_has_raw_sums_crow_and_class_maps_beside_the_papers(evaluate, folder, tmp_path):
+    file = tmp_path / "1a.md"
+    _, told, _ = evaluate(
+        *("--exact", "--table", "1a", "--whiten-from", str(folder / "fit")),
+        *("--markdown", str(file)),
+    )
+    assert list(values(told)) == [
+        "Raw",
+        "Raw + PCA",
+        "Raw + CroW",
+        "Raw + CroW + PCA",
+        "OfA 64",
+    ]
+    assert all(0 < value <= 1 for value in values(told).values())
+    assert ".396 / .526" in file.read_text()
+    assert "| .712 / .805 / .672 / .733 |" in file.read_text()
+
+
+def test_table_1b_times_each_number_of_class_maps(evaluate):
+    _, told, _ = evaluate("--table", "1b")
+    assert list(values(told)) == [
+        "Raw + PCA",
+        "1 class maps",
+        "8 class maps",
+        "32 class maps",
+        "64 class maps",
+    ]
+    assert min(values(told).values()) > 0
+
+
+def test_table_2a_has_every_baseline_with_and_without_whitening(evaluate, folder):
+    fit = ("--exact", "--whiten-from", str(folder / "fit"), "--bow-words", "20")
+    _, told, _ = evaluate("--table", "2a", *fit)
+    found = values(told)
+    for name in ("SPoC", "CroW", "MAC", "R-MAC", "GeM", "BoW 25k", "Razavian"):
+        assert {name, f"{name}, not whitened"} <= set(found)
+    assert {"uCroW", "Raw, uCroW, not whitened", "OfA 64", "OnA 64"} <= set(found)
+    assert all(0 < value <= 1 for value in found.values())
+
+
+def test_table_2b_expands_the_aggregations_and_reranks_ours(evaluate, folder):
+    _, told, _ = evaluate("--table", "2b", "--exact", "--whiten-from", str(folder / "fit"))
+    found = values(told)
+    assert {"OfA 64 + QE 10", "OnA 64 + QE 3", "ours + R regions 200 + local"} <= set(found)
+
+
+def test_a_sweep_gives_a_line_a_setting_and_a_picture(evaluate, folder, tmp_path):
+    picture = tmp_path / "sweep.png"
+    status, told, _ = evaluate(
+        *("--exact", "--whiten-from", str(folder / "fit"), "--plot", str(picture)),
+        *("--sweep", "classes=1,16", "pca=2,8"),
+    )
+    assert status == 0
+    assert [line["setting"] for line in told["tables"][0]["lines"]] == [
+        {"classes": classes, "pca": pca} for pca in (2, 8) for classes in (1, 16)
+    ]
+    with PILImage.open(picture) as image:
+        assert image.format == "PNG"
+        assert len(image.convert("L").getcolors()) > 50
+
+
+def test_predefined_classes_are_counted_from_the_queries(evaluate, folder):
+    _, told, _ = evaluate(
+        *("--exact", "--whiten-from", str(folder / "fit"), "--predefined-classes", "12"),
+        *("--sweep", "pca=2,8"),
+    )
+    lines = told["tables"][0]["lines"]
+    assert [line["setting"]["classes"] for line in lines] == [1, 2, 4, 8, 12] * 2
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--table", "2a"], "--whiten-from"),
+        (["--sweep", "clases=1"], "classes=1,2,... and pca=1,2,..."),
+        (["--expand", "nothing"], "expand='nothing'"),
+        (["--class-weight", "0.2"], "give that too"),
+        (["--plot", "x.png"], "is no sweep"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_with_what_to_do(evaluate, folder, options, said):
+    fit = [] if options[0] == "--table" else ["--whiten-from", str(folder / "fit")]
+    status, _, error = evaluate("--exact", *fit, *options)
+    assert status == 2
+    assert said in error
+
+
+def test_a_sweep_takes_the_papers_values_where_none_are_given():
+    assert parse_sweep([]) == {"classes": [1, 4, 16, 64], "pca": [1, 8]}
+    assert parse_sweep(["pca=3"]) == {"classes": [1, 4, 16, 64], "pca": [3]}
+
+
+def test_a_table_leaves_out_columns_that_say_nothing():
+    table = Table("T", "mAP", [Line("a", 0.5), Line("bb", 0.25)])
+    assert str(table) == "T\nmethod  mAP\na       0.500\nbb      0.250"
+    assert table.to_markdown().splitlines()[2:4] == ["| method | mAP |", "| --- | --- |"]
+
+
+def test_only_a_sweep_is_drawn(tmp_path):
+    with pytest.raises(SettingsError, match="is no sweep"):
+        plot_sweep(Table("T", "mAP", [Line("a", 0.5)]), tmp_path / "t.png")
+    assert set(tables.TABLES) == {"1a", "1b", "2a", "2b"}
