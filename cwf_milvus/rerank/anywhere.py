@@ -105,7 +105,9 @@ class Reranker:
 
     def _hit(self, row: Mapping[str, Any], rank: int, dim: int) -> Hit:
         entity = row.get("entity", row)
-        key = row.get("id", row.get(getattr(row, "pk_name", "id")))
+        key = getattr(row, "id", None)  # pymilvus' own, which is a mapping by the key's name
+        if key is None:
+            key = row.get("id", rank)
         regions, classes, ids, boxes = (self._read(name, entity, key) for name in self._sources)
         region_vectors = _array(regions, dim, key)
         class_vectors = _array(classes, dim, key)

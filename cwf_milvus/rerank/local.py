@@ -61,15 +61,14 @@ class Regions(Stage):
             scores = scores + self.class_weight * (of_classes - scores)
         scores = _with_first_score(hits, scores, self.descriptor_weight)
 
+        asked = [Box(*sides) for sides in query.encoding.region_boxes.tolist()]
+        best = _best_matches(found)
+
         def changes(i: int) -> dict[str, Any]:
-            boxes = hits[i].vectors.region_boxes
-            asked = query.encoding.region_boxes
+            boxes = hits[i].vectors.region_boxes.tolist()
             return {
-                "box": _box(boxes[_best_region(query.encoding.region_vectors, hits[i])]),
-                "matches": tuple(
-                    Match(_box(asked[q]), _box(boxes[v]), cosine)
-                    for q, v, cosine in _best_matches(found, i)
-                ),
+                "box": Box(*boxes[found.closest[i]]),
+                "matches": tuple(Match(asked[q], Box(*boxes[v]), c) for q, v, c in best[i]),
             }
 
         return reranked(self.name, hits, scores, changes, lambda i: _NONE_STORED["regions"])
@@ -95,13 +94,12 @@ class Classes(Stage):
         found, scores = _interact(query, hits, "classes")
         scores = _with_first_score(hits, scores, self.descriptor_weight)
         names = class_names(context)
+        asked = query.encoding.class_ids
+        best = _best_matches(found)
 
         def changes(i: int) -> dict[str, Any]:
             own = hits[i].vectors.class_ids
-            matches = tuple(
-                Match(names(query.encoding.class_ids[q]), names(own[v]), cosine)
-                for q, v, cosine in _best_matches(found, i)
-            )
+            matches = tuple(Match(names(asked[q]), names(own[v]), c) for q, v, c in best[i])
             return {
                 "matches": matches,
                 "classes": tuple(dict.fromkeys(str(match.hit) for match in matches)),
@@ -133,16 +131,12 @@ def _with_first_score(hits: Sequence[Hit], scores: np.ndarray, weight: float) ->
     return (1 - weight) * scores + weight * first
 
 
-def _best_region(asked: np.ndarray, hit: Hit) -> int:
-    """Return which of a hit's regions has the best mean cosine with all of the query's."""
-    return int((vectors_of(hit, "regions") @ asked.mean(axis=0)).argmax())
-
-
-def _best_matches(found: Interaction, i: int) -> list[tuple[int, int, float]]:
-    """Return (the query's vector, the hit's vector, cosine) of a hit's best matches."""
-    best = np.argsort(-found.cosines[i], kind="stable")[:_MATCHES].tolist()
-    return [(q, int(found.matches[i, q]), float(found.cosines[i, q])) for q in best]
-
-
-def _box(numbers: np.ndarray) -> Box:
-    return Box(*numbers.tolist())
+def _best_matches(found: Interaction) -> list[list[tuple[int, int, float]]]:
+    """Return (the query's vector, the hit's vector, cosine) of each hit's best matches."""
+    queries = np.argsort(-found.cosines, axis=1, kind="stable")[:, :_MATCHES]
+    vectors = np.take_along_axis(found.matches, queries, axis=1)
+    cosines = np.take_along_axis(found.cosines, queries, axis=1)
+    return [
+        list(zip(*one, strict=True))
+        for one in zip(queries.tolist(), vectors.tolist(), cosines.tolist(), strict=True)
+    ]
