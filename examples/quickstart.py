@@ -2,7 +2,7 @@
 
 python examples/quickstart.py [PHOTOS QUERY X1,Y1,X2,Y2]
 
-Without arguments: the photos inside scikit-image, and the cup on one of them.
+Without arguments: the demonstration's photos (pip install 'cwf-milvus[demo]'), and a cup.
 """
 
 import sys
@@ -24,7 +24,8 @@ if __name__ == "__main__":
     if len(sys.argv) == 4:
         main(*sys.argv[1:])
     else:
-        import skimage
+        from cwf_milvus.demo import write_photos
 
-        data = Path(skimage.__file__).parent / "data"
-        main(str(data), str(data / "coffee.png"), "80,14,478,390")
+        folder = Path("quickstart-photos")
+        write_photos(folder)
+        main(str(folder), str(folder / "coffee.png"), "80,14,478,390")

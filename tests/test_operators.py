@@ -17,7 +17,7 @@ import PIL.Image
 import pytest
 import torch
 from operator_photos import EMBED, fitted, write_photos
-from small_encoders import CHELSEA, COFFEE, ROCKET, SMALL
+from small_encoders import CHELSEA, COFFEE, ROCKET, SMALL, crops
 
 import cwf_milvus
 from cwf_milvus import lite
@@ -339,6 +339,19 @@ def test_a_bad_photo_is_told_and_the_others_are_stored(folder: Path) -> None:
     assert sorted(insert.photos.uris()) == sorted([ids[0], "rocket"])
     assert insert(COFFEE)[1] == ""
     assert insert.photos.count() == 3
+
+
+def test_threads_that_insert_the_same_photos_store_each_once(folder: Path) -> None:
+    insert = InstanceInsert(str(folder / "threads.db"), "things", str(folder / "encoder"))
+    photos = {f"piece {i}": piece for i, piece in enumerate(crops(12))}
+
+    def store(_: int) -> list[str]:
+        return insert(list(photos.values()), uris=list(photos))[1]
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(store, range(4))) == [[""] * 12] * 4
+    assert insert.photos.count() == 12
+    assert insert.photos.verify().ok
 
 
 def test_rows_hold_id_score_and_the_fields_asked_for(place: tuple[str, str, Path]) -> None:
