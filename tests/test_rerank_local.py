@@ -58,12 +58,13 @@ def test_class_vectors_are_read_only_where_they_count():
     assert Classes().needed == ("classes",)
 
 
-def test_the_box_is_the_region_most_like_the_query_as_a_whole():
+def test_the_box_is_the_region_most_like_the_querys_largest_one():
     asked = query()
     own = hit("a", 1.0, seed=3, n_regions=4)
     stored = own.vectors.region_vectors.copy()
-    stored[2] = asked.encoding.region_vectors.mean(axis=0)
-    stored[2] /= np.linalg.norm(stored[2])
+    boxes = asked.encoding.region_boxes
+    largest = np.argmax((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
+    stored[2] = asked.encoding.region_vectors[largest]
     own = replace(own, vectors=replace(own.vectors, region_vectors=stored))
     (found,) = Regions()(asked, [own], Context())
     assert found.box == Box(*own.vectors.region_boxes[2].tolist())

@@ -18,14 +18,11 @@ class Interaction:
         scores: of shape (H,): the mean over the query's vectors of their best cosine.
         cosines: of shape (H, Q): the best cosine of each of the query's vectors.
         matches: of shape (H, Q), int64: which of the hit's vectors gave it.
-        closest: of shape (H,), int64: which of the hit's vectors is, on the mean, nearest to all
-            of the query's; 0 where there is none.
     """
 
     scores: np.ndarray
     cosines: np.ndarray
     matches: np.ndarray
-    closest: np.ndarray
 
 
 def late_interaction(
@@ -51,7 +48,6 @@ def late_interaction(
     n_queries, n_hits = len(query_vectors), len(counts)
     cosines = np.zeros((n_hits, n_queries), dtype=np.float32)
     matches = np.zeros((n_hits, n_queries), dtype=np.int64)
-    closest = np.zeros(n_hits, dtype=np.int64)
     asked = np.asarray(query_vectors, dtype=np.float32)
     counted = asked.any(axis=1) if n_queries else np.zeros(0, dtype=bool)
     if counted.any():
@@ -62,10 +58,9 @@ def late_interaction(
             every = (stacked @ asked.T).reshape(len(alike), count, n_queries)
             best = every.argmax(axis=1)
             matches[alike] = best
-            closest[alike] = every.sum(axis=2).argmax(axis=1)
             cosines[alike] = np.take_along_axis(every, best[:, None], axis=1)[:, 0]
     scores = cosines[:, counted].mean(axis=1) if counted.any() else np.zeros(n_hits, np.float32)
-    return Interaction(scores, cosines, matches, closest)
+    return Interaction(scores, cosines, matches)
 
 
 def _same_dimension(query_vectors: np.ndarray, hit_vectors: np.ndarray) -> None:

@@ -30,7 +30,8 @@ _NONE_STORED = {
 class Regions(Stage):
     """Score by the regions of the hits: for each of the query's the best cosine, averaged.
 
-    A hit's `box` becomes that of its regions which the query as a whole resembles most.
+    A hit's `box` becomes that of its regions which the query's largest one, the whole box,
+    resembles most.
 
     Args:
         class_weight: share of the class vectors' late interaction in the score, from 0 to 1.
@@ -63,11 +64,12 @@ class Regions(Stage):
 
         asked = [Box(*sides) for sides in query.encoding.region_boxes.tolist()]
         best = _best_matches(found)
+        whole = max(range(len(asked)), key=lambda q: _area(asked[q]), default=0)
 
         def changes(i: int) -> dict[str, Any]:
             boxes = hits[i].vectors.region_boxes.tolist()
             return {
-                "box": Box(*boxes[found.closest[i]]),
+                "box": Box(*boxes[found.matches[i, whole]]),
                 "matches": tuple(Match(asked[q], Box(*boxes[v]), c) for q, v, c in best[i]),
             }
 
@@ -129,6 +131,10 @@ def _with_first_score(hits: Sequence[Hit], scores: np.ndarray, weight: float) ->
         return scores
     first = np.array([hit.stages[0].score if hit.stages else hit.score for hit in hits])
     return (1 - weight) * scores + weight * first
+
+
+def _area(box: Box) -> float:
+    return (box.x2 - box.x1) * (box.y2 - box.y1)
 
 
 def _best_matches(found: Interaction) -> list[list[tuple[int, int, float]]]:
