@@ -6,6 +6,10 @@ Builds, once, a collection of 10,000 rows of random unit vectors in the default 
 not depend on their values; random queries share hardly any candidates, the worst case for a
 batch), then alternates the two and prints the best of the rounds: machines are rarely idle, and
 noise only ever adds. "cold" has no vectors in the cache, "warm" those of the same queries.
+
+    python benchmarks/rerank_speed.py --cam PHOTOS
+
+times the stage `cam` on 64 photos of a folder, reading included, against their bare forward passes.
 """
 
 from __future__ import annotations
@@ -16,22 +20,31 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from cwf_milvus.batching import batches
 from cwf_milvus.collection import InstanceCollection
 from cwf_milvus.encoder import Encoder
 from cwf_milvus.encoding import Encoding
-from cwf_milvus.hits import Query
-from cwf_milvus.rerank import Regions, Stage
+from cwf_milvus.hits import Hit, Query
+from cwf_milvus.rerank import Cam, Context, Regions, Stage
+from cwf_milvus.rerank.cam_regions import feature_cache
 from cwf_milvus.rerank.vectors import vector_cache
-from cwf_milvus.search import search_queries
+from cwf_milvus.search import ask, search_queries
+from cwf_milvus.sources import list_photos
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, required=True)
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--folder", type=Path)
+    where.add_argument("--cam", type=Path, metavar="PHOTOS")
     parser.add_argument("--rows", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
+    if arguments.cam:
+        measure_cam(arguments.cam, arguments.rounds)
+        return
     place, name = arguments.folder / "speed.db", f"rows_{arguments.rows}"
     if not InstanceCollection.exists(place, name):
         build(place, name, arguments.rows)
@@ -57,6 +70,41 @@ def measure(photos: InstanceCollection, n_queries: int, rounds: int) -> None:
             f"{n_queries:3d} queries, 100 candidates: {what:5s} {best * 1e3:8.1f} ms  "
             f"{best / alone:5.2f} x  (all rounds: {', '.join(f'{t * 1e3:.0f}' for t in found)})",
             flush=True,
+        )
+
+
+def measure_cam(folder: Path, rounds: int) -> None:
+    encoder = Encoder()
+
+    class Photos:
+        def __init__(self) -> None:
+            self.encoder = encoder
+
+    uris = list_photos(str(folder))[:64]
+    query = ask(encoder, [uris[0]])[0]
+    images = [encoder.read(uri) for uri in uris]
+    hits = [Hit(i.uri, 0.0, width=i.width, height=i.height) for i in images]
+    prepared = [encoder.prepare(image) for image in images]
+    groups = list(batches(prepared, encoder.batch_size, lambda one: one.grid[0]))
+
+    @torch.no_grad()
+    def bare() -> None:
+        for group in groups:
+            encoder.backbone(torch.stack([one.view for one in group]).to(encoder.device))
+        if encoder.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    times: dict[str, list[float]] = {"bare": [], "cam": [], "again": []}
+    for _ in range(rounds):
+        times["bare"].append(timed(bare))
+        feature_cache(encoder).batches.clear()
+        times["cam"].append(timed(lambda: Cam()(query, hits, Context(Photos()))))
+        times["again"].append(timed(lambda: Cam()(query, hits, Context(Photos()))))
+    for what, found in times.items():
+        print(
+            f"{len(hits)} candidates in {len(groups)} batches: {what:5s} {min(found):7.3f} s  "
+            f"{min(found) / min(times['bare']):5.2f} x  "
+            f"(all rounds: {', '.join(f'{t:.2f}' for t in found)})"
         )
 
 

@@ -31,6 +31,7 @@ def their_vector(image: Image.Image) -> list[float]:
 
 
 def their_program(client: MilvusClient, photos: list[Path]) -> None:
+    """Make a collection as anyone may have one: no local vectors, no encoder."""
     client.create_collection("theirs", dimension=108, metric_type="COSINE")
     rows = [
         {"id": i, "vector": their_vector(Image.open(photo)), "path": str(photo)}
@@ -40,6 +41,7 @@ def their_program(client: MilvusClient, photos: list[Path]) -> None:
 
 
 def main() -> None:
+    """Search as they do, then re-rank."""
     with tempfile.TemporaryDirectory() as folder:
         write_photos(Path(folder, "photos"))
         photos = sorted(Path(folder, "photos").iterdir())
@@ -62,6 +64,7 @@ def main() -> None:
 
 
 def show(title: str, paths: list[str]) -> None:
+    """Print the first photos, and where those of the cat are."""
     print(f"\n{title}")
     for rank, path in enumerate(paths[:8], start=1):
         print(f"  {rank}. {Path(path).name}")
