@@ -388,6 +388,17 @@ def test_descriptors_from_the_chain_search_as_their_photos_do(
         )
 
 
+def test_a_descriptor_is_refused_where_only_a_photo_will_do(
+    place: tuple[str, str, Path],
+) -> None:
+    uri, name, _ = place
+    descriptor = np.ones(96, np.float32) / 96**0.5
+    with pytest.raises(SettingsError, match="rerank"):
+        InstanceSearch(uri, name, rerank="regions")(descriptor)
+    with pytest.raises(SettingsError, match="a box"):
+        InstanceSearch(uri, name)(descriptor, np.array([0, 0, 9, 9]))
+
+
 def test_a_filter_leaves_only_what_it_says(place: tuple[str, str, Path]) -> None:
     uri, name, photos = place
     rows = InstanceSearch(uri, name, filter="year == 2001")(CHELSEA)

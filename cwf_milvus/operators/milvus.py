@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from cwf_milvus.errors import CollectionError, ImageError
+from cwf_milvus.errors import CollectionError, ImageError, SettingsError
 from cwf_milvus.hits import Hit, Query
 from cwf_milvus.images import load_image
 from cwf_milvus.operators.common import Operator, as_many, as_photo, is_list, listed
@@ -82,7 +82,11 @@ class InstanceInsert(Operator):
             else:
                 items[name] = source
             ids.append(name)
-        told = {name: note for name, note in zip(ids, notes, strict=True) if note is not None}
+        told = {
+            name: note
+            for name, note in zip(ids, notes, strict=True)
+            if note is not None and name in items
+        }
         report = self.photos.add(items, metadata=told or None, progress=False)
         errors.update(report.failed)
         reasons = [errors.get(name, "") for name in ids]
@@ -141,13 +145,19 @@ class InstanceSearch(Operator):
             ImageError: a query that cannot be decoded.
             BoxError: a box that is malformed, empty or outside its photo.
             FilterError: Milvus refused the filter.
+            SettingsError: descriptors where a box or re-ranking was asked for.
         """
         many = listed(images)
+        boxes = [_box(one) for one in as_many(box, len(many), is_list(images), "boxes")]
         if many and all(_is_descriptor(one) for one in many):
+            if self._options or any(one is not None for one in boxes):
+                raise SettingsError(
+                    f"a descriptor was asked for with {', '.join(self._options) or 'a box'}, which "
+                    "takes the photo: give that, or leave it out"
+                )
             stacked = np.stack([np.asarray(one, np.float32) for one in many])
             answers: Sequence[Any] = self.photos.search_vectors(stacked, **self._limits)
         else:
-            boxes = [_box(one) for one in as_many(box, len(many), is_list(images), "boxes")]
             photos = [as_photo(image) for image in many]
             answers = self.photos.search(photos, box=boxes, **self._limits, **self._options)
         rows = [as_rows(answer, self.output_fields) for answer in answers]
