@@ -408,6 +408,8 @@ def test_a_filter_leaves_only_what_it_says(place: tuple[str, str, Path]) -> None
 def test_a_box_without_area_is_refused(place: tuple[str, str, Path]) -> None:
     with pytest.raises(BoxError, match="no area"):
         InstanceSearch(*place[:2])(CHELSEA, (10, 10, 5, 5))
+    with pytest.raises(BoxError, match="not four numbers"):
+        InstanceSearch(*place[:2])(CHELSEA, 10)
 
 
 @pytest.mark.parametrize("method", ["regions", "classes", "online"])

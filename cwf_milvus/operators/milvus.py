@@ -264,7 +264,8 @@ def _field(found: Any, name: str) -> Any:
 
 def _box(box: Any) -> Any:
     """Return a box, or None for what says the whole photo where None cannot pass."""
-    return None if box is None or len(box) == 0 else box
+    is_empty = hasattr(box, "__len__") and len(box) == 0
+    return None if box is None or is_empty else box
 
 
 def _named(image: Any, uri: str | None, at_least: int | None) -> tuple[str, object]:
