@@ -6,6 +6,7 @@ import argparse
 import io
 import json
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -58,8 +59,14 @@ def _run(arguments: argparse.Namespace) -> int:
         return _fail(error, REFUSED)
     except CwfError as error:
         return _fail(error, USAGE)
-    except MemoryError as error:
-        return _fail(f"out of memory ({error}): give a smaller --batch-size", USAGE)
+    except (MemoryError, RuntimeError) as error:
+        words = str(error).partition("\n")[0]
+        if isinstance(error, RuntimeError) and not re.search(
+            "out of memory|allocate memory", words
+        ):
+            raise
+        advice = "give a smaller --batch-size, or a smaller --image-size to a new collection"
+        return _fail(f"out of memory ({words or 'of the computer'}): {advice}", USAGE)
     except KeyboardInterrupt:
         print(
             "interrupted: what was finished is kept; run the same command to go on", file=sys.stderr

@@ -635,6 +635,27 @@ def test_a_full_disk_is_named_and_the_same_command_goes_on_when_there_is_room(
     assert run("verify", *place)[0] == 0
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 805306368"),
+        RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB\nmore of it"),
+    ],
+    ids=["python", "cpu", "cuda"],
+)
+def test_too_little_memory_says_what_to_make_smaller(run, folder, tmp_path, monkeypatch, error):
+    def failing(*_):
+        raise error
+
+    monkeypatch.setattr(Encoder, "encode_prepared", failing)
+    status, out, err = run("index", folder, "--uri", tmp_path / "p.db", *TINY)
+    assert (status, out) == (2, "")
+    assert "cwf-milvus: out of memory (" in err
+    assert "give a smaller --batch-size, or a smaller --image-size" in err
+    assert "more of it" not in err
+
+
 @pytest.mark.server
 @pytest.mark.slow
 def test_a_server_that_stops_half_way_is_named_and_the_same_command_goes_on(
