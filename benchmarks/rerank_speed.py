@@ -4,8 +4,9 @@
 
 Builds, once, a collection of 10,000 rows of random unit vectors in the default layout (time does
 not depend on their values; random queries share hardly any candidates, the worst case for a
-batch), then alternates the two and prints the best of the rounds: machines are rarely idle, and
-noise only ever adds. "cold" has no vectors in the cache, "warm" those of the same queries.
+batch), then alternates the two and prints the best time, and the median ratio of the rounds:
+machines are rarely idle, and what disturbs one half of a round mostly disturbs the other. "cold" has
+no vectors in the cache, "warm" those of the same queries.
 
     python benchmarks/rerank_speed.py --cam PHOTOS
 
@@ -63,12 +64,17 @@ def measure(photos: InstanceCollection, n_queries: int, rounds: int) -> None:
         cache.clear()
         times["cold"].append(seconds(photos, queries, [Regions()]))
         times["warm"].append(seconds(photos, queries, [Regions()]))
-    alone = min(times["alone"])
+    report(f"{n_queries} queries, 100 candidates", times)
+
+
+def report(title: str, times: dict[str, list[float]]) -> None:
+    """Print the best time of each, and the median of its rounds' ratios to the first."""
+    base = next(iter(times.values()))
     for what, found in times.items():
-        best = min(found)
+        ratio = np.median([one / other for one, other in zip(found, base, strict=True)])
         print(
-            f"{n_queries:3d} queries, 100 candidates: {what:5s} {best * 1e3:8.1f} ms  "
-            f"{best / alone:5.2f} x  (all rounds: {', '.join(f'{t * 1e3:.0f}' for t in found)})",
+            f"{title}: {what:5s} best {min(found) * 1e3:9.1f} ms, {ratio:5.2f} x  "
+            f"(all rounds: {', '.join(f'{t * 1e3:.0f}' for t in found)})",
             flush=True,
         )
 
@@ -100,12 +106,7 @@ def measure_cam(folder: Path, rounds: int) -> None:
         feature_cache(encoder).batches.clear()
         times["cam"].append(timed(lambda: Cam()(query, hits, Context(Photos()))))
         times["again"].append(timed(lambda: Cam()(query, hits, Context(Photos()))))
-    for what, found in times.items():
-        print(
-            f"{len(hits)} candidates in {len(groups)} batches: {what:5s} {min(found):7.3f} s  "
-            f"{min(found) / min(times['bare']):5.2f} x  "
-            f"(all rounds: {', '.join(f'{t:.2f}' for t in found)})"
-        )
+    report(f"{len(hits)} candidates in {len(groups)} batches", times)
 
 
 def seconds(photos: InstanceCollection, queries: Sequence[Query], stages: Sequence[Stage]) -> float:
