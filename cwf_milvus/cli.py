@@ -629,7 +629,9 @@ def _batch_option(command: argparse.ArgumentParser) -> None:
 
 
 def _backbone_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--backbone", default="efficientnet_lite0", metavar="NAME")
+    command.add_argument(
+        "--backbone", default="efficientnet_lite0", metavar="NAME", help="the network (%(default)s)"
+    )
     _network_options(command)
 
 
