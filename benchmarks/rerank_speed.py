@@ -5,8 +5,8 @@
 Builds, once, a collection of 10,000 rows of random unit vectors in the default layout (time does
 not depend on their values; random queries share hardly any candidates, the worst case for a
 batch), then alternates the two and prints the best time, and the median ratio of the rounds:
-machines are rarely idle, and what disturbs one half of a round mostly disturbs the other. "cold" has
-no vectors in the cache, "warm" those of the same queries.
+machines are rarely idle, and what disturbs one half of a round mostly disturbs the other. "cold"
+has no vectors in the cache, "warm" those of the same queries.
 
     python benchmarks/rerank_speed.py --cam PHOTOS
 

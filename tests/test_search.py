@@ -46,7 +46,7 @@ def test_a_box_on_a_photo_finds_the_thing_in_other_photos(photos):
     hits = photos.search(photo("chelsea.png"), box=CAT, limit=6, rerank="regions", expand="local")
     assert len(hits) == 6
     assert sum(is_cat(hit.uri) for hit in hits) >= 5
-    assert hits[0].uri == photo("chelsea.png")
+    assert photo("chelsea.png") in uris(hits[:2])
     assert [s.stage for s in hits[0].stages] == ["descriptor", "regions", "local"]
 
 
