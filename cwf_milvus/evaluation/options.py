@@ -54,7 +54,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
         "--candidates", type=int, default=100, metavar="N", help="to re-rank (%(default)s)"
     )
     paper = command.add_argument_group("what the paper reports")
-    paper.add_argument("--table", choices=("1a", "1b", "2a", "2b"))
+    paper.add_argument("--table", choices=("1a", "1b", "2a", "2b"), help="a table of the paper")
     paper.add_argument(
         "--sweep",
         nargs="*",
