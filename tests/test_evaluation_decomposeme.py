@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from cwf_milvus import pooling
+from cwf_milvus.backbones import create_backbone, list_backbones
 from cwf_milvus.backbones.decomposeme import DecomposedConvolution, DecomposeMe, build_decomposeme
 from cwf_milvus.errors import WeightsError
 
@@ -47,3 +48,9 @@ def test_it_loads_a_checkpoint_of_its_own_and_refuses_to_run_without_one(tmp_pat
     assert torch.equal(loaded.network.features[0][0].weight, own)
     with pytest.raises(WeightsError):
         build_decomposeme(weights=tmp_path / "none.pt")
+
+
+def test_it_is_a_backbone_by_name():
+    assert create_backbone("decomposeme", weights="random").name == "decomposeme"
+    (info,) = [info for info in list_backbones() if info.name == "decomposeme"]
+    assert "random weights only" in info.measured

@@ -13,6 +13,8 @@ import torchvision
 from timm.data import resolve_data_config
 
 from cwf_milvus.backbones.base import Backbone
+from cwf_milvus.backbones.decomposeme import NAME as DECOMPOSEME
+from cwf_milvus.backbones.decomposeme import build_decomposeme
 from cwf_milvus.backbones.libraries import (
     build_timm,
     build_torchvision,
@@ -122,6 +124,13 @@ def list_backbones() -> list[BackboneInfo]:
             "cwf-milvus convert-weights, from the paper's Keras .h5 or Caffe model",
             "random weights only; the paper's figures are its authors'",
         ),
+        BackboneInfo(
+            DECOMPOSEME,
+            "512, stride 32",
+            "linear",
+            "none published: --weights FILE of your own training, or random for tests",
+            "random weights only: the architecture of the paper's fourth network",
+        ),
         BackboneInfo("resnet50", "2048, layer4, stride 32", "linear", cached, untried),
         BackboneInfo("densenet161", "2208, features, stride 32", "linear", cached, untried),
         BackboneInfo("torchvision:convnext_tiny", "768, stride 32", "gradient", cached, untried),
@@ -149,6 +158,8 @@ def _create(name: str, weights: str | Path | None, layer: str | None) -> Backbon
         return build(layer or "conv5_1", weights)
     if name in _LITE_SIZES:
         return _create_lite(name, weights, layer)
+    if name == DECOMPOSEME:
+        return build_decomposeme(layer, weights)
     library, network = _library_of(name)
     state = None
     if weights != RANDOM:

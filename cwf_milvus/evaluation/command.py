@@ -145,7 +145,7 @@ _OURS: dict[str, dict[str, Any]] = {
     "ours, the descriptor": {},
     "ours + AQE 5": {"expand": "aqe:5"},
     "ours + R regions 200": {"rerank": "regions", "candidates": 200},
-    "ours + R regions 200 + local": {"rerank": "regions", "expand": "local", "candidates": 200},
+    "ours + R regions 200 + local": {"rerank": "regions", "expand": "local:1", "candidates": 200},
 }
 
 
