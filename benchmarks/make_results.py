@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SETS = ("objects_dev", "landmarks_dev")
 WHOLE = "--whole-queries"
 FIT = "--whiten-from DATA/unlabelled"
-OURS = "--rerank regions --expand local:1 --candidates 200"
+OURS = "--rerank regions --expand local --candidates 200"
 LITE2 = "--backbone efficientnet_lite2"
 BASELINES = ("Raw", "uCroW", "SPoC", "CroW", "MAC", "R-MAC", "GeM", "BoW", "Razavian")
 
@@ -41,7 +41,7 @@ SECTIONS = (
     Section(
         "What users get",
         "Default settings, queries of whole photos, through Milvus Lite; then the same by plain "
-        "arrays. `regions` re-ranks 200 candidates by late interaction, `local:1` expands the "
+        "arrays. `regions` re-ranks 200 candidates by late interaction, `local` expands the "
         "query by the vectors of its best hit, twice.",
         (
             f"{{set}} {WHOLE}",
@@ -50,7 +50,7 @@ SECTIONS = (
             f"{{set}} {WHOLE} --rerank classes --candidates 200 --exact",
             f"{{set}} {WHOLE} --rerank regions --candidates 200 --class-weight 0.2 --exact",
             f"{{set}} {WHOLE} {OURS} --exact",
-            f"{{set}} {WHOLE} --rerank regions --expand local --candidates 200 --exact",
+            f"{{set}} {WHOLE} --rerank regions --expand local:2 --candidates 200 --exact",
             f"{{set}} {WHOLE} {OURS}",
         ),
     ),
