@@ -33,6 +33,9 @@ def describe(
 ) -> Tensor:
     """Return the descriptors of images: the sum that the settings ask for.
 
+    In the sum of regions each weighs as much as its side is long, or the many small ones of a fine
+    grid would drown the few large ones.
+
     Args:
         class_vectors: whitened, of shape (B, N, d).
         region_vectors: whitened, B of shape (R, d); not read where the descriptor is "classes".
@@ -45,10 +48,21 @@ def describe(
     of_classes = offline(class_vectors[:, :n_pooled])
     if settings.descriptor == "classes":
         return of_classes
-    of_regions = torch.stack([l2_normalize(vectors.sum(0)) for vectors in region_vectors])
+    of_regions = torch.stack(
+        [
+            l2_normalize(_sides(settings.region_levels, len(vectors)).to(vectors) @ vectors)
+            for vectors in region_vectors
+        ]
+    )
     if settings.descriptor == "regions":
         return of_regions
     return l2_normalize(settings.class_share * of_classes + of_regions)
+
+
+def _sides(levels: Sequence[int], n: int) -> Tensor:
+    """Return the sides of n regions, in shares of the image's; those of class maps as the least."""
+    sides = torch.tensor([2 / (level + 1) for level in levels for _ in range(level * level)])
+    return torch.cat([sides, sides.min().repeat(max(0, n - len(sides)))])[:n]
 
 
 def online(vectors: Tensor, class_ids: Tensor, query_ids: Tensor, fallback: Tensor) -> Tensor:

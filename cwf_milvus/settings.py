@@ -61,7 +61,7 @@ class EncoderSettings:
     classes: tuple[int, ...] | None = None
     feature_weighting: Literal["crow"] | None = None
     descriptor: Descriptor = "both"
-    class_share: float = 0.2
+    class_share: float = 0.1
     region_levels: tuple[int, ...] = (1, 2, 3, 4)
     region_channel_weights: bool = True
     cam_regions: bool = False

@@ -264,7 +264,9 @@ def test_the_descriptor_sums_whitened_vectors_of_classes_of_regions_or_of_both(f
         encoder = with_settings(fitted, descriptor=kind, n_pooled=5, class_share=0.25)
         found[kind] = encoder.encode([COFFEE])[0]
     of_classes = unit(found["classes"].class_vectors[:5].sum(0))
-    of_regions = unit(found["classes"].region_vectors.sum(0))
+    levels = fitted.settings.region_levels  # each region weighs as its side is long
+    sides = np.array([2 / (level + 1) for level in levels for _ in range(level**2)])
+    of_regions = unit(sides @ found["classes"].region_vectors)
     assert np.abs(found["classes"].descriptor - of_classes).max() < 1e-5
     assert np.abs(found["regions"].descriptor - of_regions).max() < 1e-5
     assert np.abs(found["both"].descriptor - unit(0.25 * of_classes + of_regions)).max() < 1e-5
