@@ -19,7 +19,8 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 
 _FORKING = """
-import json, os, resource, sys
+import json, os, resource, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job starts ignoring it
 import cwf_milvus.cli, cwf_milvus.collection, cwf_milvus.encoder, cwf_milvus.indexing
 
 while line := sys.stdin.readline():
