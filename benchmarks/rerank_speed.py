@@ -41,14 +41,15 @@ def main() -> None:
     where.add_argument("--folder", type=Path)
     where.add_argument("--cam", type=Path, metavar="PHOTOS")
     parser.add_argument("--rows", type=int, default=10_000)
+    parser.add_argument("--precision", default="int8")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     if arguments.cam:
         measure_cam(arguments.cam, arguments.rounds)
         return
-    place, name = arguments.folder / "speed.db", f"rows_{arguments.rows}"
+    place, name = arguments.folder / "speed.db", f"rows_{arguments.rows}_{arguments.precision}"
     if not InstanceCollection.exists(place, name):
-        build(place, name, arguments.rows)
+        build(place, name, arguments.rows, arguments.precision)
     with InstanceCollection.open(place, name) as photos:
         vector_cache(photos).most_bytes = 2**30
         for n_queries in (1, 32):
@@ -123,8 +124,8 @@ def timed(run: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def build(place: Path, name: str, rows: int) -> None:
-    with InstanceCollection.create(place, name, Encoder()) as photos:
+def build(place: Path, name: str, rows: int, precision: str) -> None:
+    with InstanceCollection.create(place, name, Encoder(), precision=precision) as photos:
         for start in range(0, rows, 100):
             photos.upsert([encoding(i) for i in range(start, start + 100)])
             print(f"{start + 100} rows", end="\r", flush=True)

@@ -196,6 +196,11 @@ def _add_index(commands: Any) -> None:
         help="also keep a row a class vector, to search by class",
     )
     made.add_argument(
+        "--precision",
+        choices=("int8", "float16"),
+        help="of the stored class and region vectors (int8; float16 takes twice the room)",
+    )
+    made.add_argument(
         "--paper-compat", action="store_true", help="do as the paper's scripts where they differ"
     )
     _network_options(command)
@@ -227,6 +232,7 @@ def _index(arguments: argparse.Namespace) -> int:
             _new_encoder(arguments, settings),
             token=_token(),
             class_rows=arguments.class_rows,
+            precision=arguments.precision,
         )
     with collection:
         if there:
@@ -718,7 +724,12 @@ def _refuse_other_settings(
 ) -> None:
     """Refuse what was asked for anew; the command that made a collection also goes on with it."""
     about = collection.sidecar.manifest
-    here = {**about["settings"], "whitening": about["whitening"], "class_rows": about["class_rows"]}
+    here = {
+        **about["settings"],
+        "whitening": about["whitening"],
+        "class_rows": about["class_rows"],
+        "precision": collection.layout.precision,
+    }
     asked = {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}
     if arguments.classes_from and here["classes"]:
         asked.pop("n_classes", None)  # it said how many classes to count
@@ -726,6 +737,8 @@ def _refuse_other_settings(
         asked["classes"] = f"those from {arguments.classes_from}"
     if arguments.class_rows:
         asked["class_rows"] = True
+    if arguments.precision:
+        asked["precision"] = arguments.precision
     fitted = str(here["whitening"]).startswith("fitted on")
     if fitted and arguments.fit is not None and here["dim"] < asked.get("dim", 0):
         del asked["dim"]  # the fit had too few photos for all of them

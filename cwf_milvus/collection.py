@@ -14,6 +14,7 @@ from cwf_milvus.class_rows import ClassRows
 from cwf_milvus.encoding import Encoding
 from cwf_milvus.errors import CollectionError, MismatchError, SettingsError
 from cwf_milvus.matching import check_encoder, check_name, check_schema, checked_index
+from cwf_milvus.packing import PRECISIONS, Precision
 from cwf_milvus.rows import PLAIN_FIELDS, Layout, Row
 from cwf_milvus.sidecar import Sidecar
 from cwf_milvus.store import MESSAGE_BYTES, METRIC, TOP_K, Store, check_limit
@@ -58,7 +59,7 @@ class InstanceCollection:
         _must_exist(store, name)
         self.sidecar = Sidecar(store, name)
         about = self.sidecar.manifest
-        self.layout = Layout(about["dim"], about["n_classes"], about["n_regions"])
+        self.layout = Layout.of(about)
         check_schema(store, name, self.layout)
         if encoder is not None:
             check_encoder(encoder, self.sidecar.manifest, name)
@@ -75,6 +76,7 @@ class InstanceCollection:
         *,
         token: str | None = None,
         class_rows: bool = False,
+        precision: Precision | None = None,
         exist_ok: bool = False,
         index: Mapping[str, Any] | None = None,
     ) -> InstanceCollection:
@@ -87,6 +89,8 @@ class InstanceCollection:
             token: for a server.
             class_rows: keep each class vector as a row of its own in ``<name>_classes`` as well,
                 for searches by class in Milvus itself.
+            precision: how class and region vectors are kept: "int8", the default, or "float16",
+                which takes twice the room.
             exist_ok: open the collection where there is one, made with the same encoder.
             index: of the descriptor, for a server, such as
                 ``{"index_type": "HNSW", "params": {"M": 16, "efConstruction": 200}}``; None for
@@ -100,7 +104,9 @@ class InstanceCollection:
             WhiteningError: the encoder has not been fitted.
         """
         check_name(name)
-        layout = Layout(encoder.dim, encoder.n_classes, encoder.n_regions)
+        layout = Layout(
+            encoder.dim, encoder.n_classes, encoder.n_regions, precision or PRECISIONS[0]
+        )
         encoder.state()  # an unfitted one is refused before anything is made
         store = Store(uri, token=token, make=True)
         try:
@@ -111,14 +117,20 @@ class InstanceCollection:
                         "exist_ok=True"
                     )
                 there = cls(store, name, encoder=encoder)
-                if (there.class_rows is not None) != class_rows:
-                    raise MismatchError(
-                        f"the collection {name!r} was made with class_rows={not class_rows}, "
-                        f"class_rows={class_rows} was asked for"
-                    )
+                here = {
+                    "class_rows": there.class_rows is not None,
+                    "precision": there.layout.precision,
+                }
+                for option, asked in (("class_rows", class_rows), ("precision", precision)):
+                    if asked is not None and here[option] != asked:
+                        raise MismatchError(
+                            f"the collection {name!r} was made with {option}={here[option]!r}, "
+                            f"{option}={asked!r} was asked for"
+                        )
                 return there
             kind = checked_index(index, store.is_lite)
-            Sidecar.create(store, name, encoder, class_rows=class_rows, index=kind)
+            about = {"precision": layout.precision, "class_rows": class_rows, "index": kind}
+            Sidecar.create(store, name, encoder, **about)
             if class_rows:
                 ClassRows.create(store, name, layout.dim)
             store.create(name, layout.schema(), "descriptor", kind)  # last: now it exists
@@ -451,6 +463,7 @@ class InstanceCollection:
             "dim": self.layout.dim,
             "n_classes": self.layout.n_classes,
             "n_regions": self.layout.n_regions,
+            "precision": self.layout.precision,
             "class_rows": self.class_rows is not None,
             "bytes_per_photo": self.layout.row_bytes,
             "whitening": about["whitening"],

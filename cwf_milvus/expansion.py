@@ -10,6 +10,7 @@ import numpy as np
 
 from cwf_milvus.errors import SettingsError
 from cwf_milvus.hits import Hit, Query
+from cwf_milvus.packing import Int8Vectors
 from cwf_milvus.rerank.base import (
     Context,
     Stage,
@@ -84,7 +85,7 @@ def steer(like: np.ndarray, unlike: np.ndarray | None = None) -> np.ndarray:
 
 
 def local_matches(
-    query_vectors: np.ndarray, hit_vectors: Sequence[np.ndarray], per_hit: int
+    query_vectors: np.ndarray, hit_vectors: Sequence[np.ndarray | Int8Vectors], per_hit: int
 ) -> np.ndarray:
     """Return the stored vectors that answer a query best, to grow its set by.
 
@@ -97,7 +98,7 @@ def local_matches(
         Of shape (at most n * per_hit, d).
     """
     chosen = []
-    for vectors in hit_vectors:
+    for vectors in map(np.asarray, hit_vectors):
         if len(vectors):
             best = (vectors @ query_vectors.T).max(axis=1)
             chosen.append(vectors[np.argsort(-best, kind="stable")[:per_hit]])
@@ -108,7 +109,7 @@ def local_matches(
 
 def local_expand(
     query_vectors: np.ndarray,
-    hit_vectors: Sequence[np.ndarray],
+    hit_vectors: Sequence[np.ndarray | Int8Vectors],
     scores: np.ndarray,
     *,
     hits: int,
@@ -194,7 +195,7 @@ class QueryExpansion(Stage):
             raise SettingsError(f"{self.name} searches anew, which takes a collection")
         expanded = {}
         for i, (query, hits) in enumerate(zip(queries, answers, strict=True)):
-            stored = [vectors_of(hit, "descriptor") for hit in hits[: self.hits]]
+            stored = [np.asarray(vectors_of(hit, "descriptor")) for hit in hits[: self.hits]]
             descriptors = [vectors for vectors in stored if vectors.any()]
             new = self.expand(query, np.concatenate(descriptors)) if descriptors else None
             if new is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -16,12 +16,17 @@ from cwf_milvus.encoding import Encoding
 from cwf_milvus.errors import CollectionError, ImageError, MismatchError, SettingsError
 from cwf_milvus.packing import (
     FIELD_BYTES,
+    Int8Vectors,
+    Precision,
     Text,
     fields_needed,
     pack_boxes,
     pack_vectors,
+    read_vectors,
     unpack_boxes,
     unpack_vectors,
+    vector_bytes,
+    vectors_per_field,
 )
 from cwf_milvus.store import is_storable
 
@@ -41,11 +46,19 @@ class Layout:
         dim: d, of every vector.
         n_classes: the most class vectors that a photo can have.
         n_regions: the most region vectors that a photo can have.
+        precision: how class and region vectors are kept.
     """
 
     dim: int
     n_classes: int
     n_regions: int
+    precision: Precision = "int8"
+
+    @classmethod
+    def of(cls, manifest: Mapping[str, Any]) -> Layout:
+        """Return the layout that a collection's manifest tells."""
+        precision = manifest.get("precision", "float16")  # format 1 did not say
+        return cls(manifest["dim"], manifest["n_classes"], manifest["n_regions"], precision)
 
     def __post_init__(self) -> None:
         """Raise `SettingsError` for more than a Milvus server takes."""
@@ -61,13 +74,13 @@ class Layout:
     @cached_property
     def class_fields(self) -> tuple[str, ...]:
         """The fields of the class vectors."""
-        n = fields_needed(self.n_classes, self.dim)
+        n = fields_needed(self.n_classes, self.dim, self.precision)
         return tuple(f"class_vectors_{i}" for i in range(n))
 
     @cached_property
     def region_fields(self) -> tuple[str, ...]:
         """The fields of the region vectors."""
-        n = fields_needed(self.n_regions, self.dim)
+        n = fields_needed(self.n_regions, self.dim, self.precision)
         return tuple(f"region_vectors_{i}" for i in range(n))
 
     @cached_property
@@ -83,7 +96,22 @@ class Layout:
     @property
     def row_bytes(self) -> int:
         """About how large a row is on its way, without the user's metadata."""
-        return 4 * self.dim + (self.n_classes + self.n_regions) * (self.dim * 8 // 3 + 36) + 4096
+        return sum(map(self.bytes_of, self.vector_fields)) + 36 * self.n_classes + 4096
+
+    def bytes_of(self, field: str) -> int:
+        """Return about how large a field of vectors or boxes is at most on its way."""
+        if field == "descriptor":
+            return 4 * self.dim
+        if field == "region_boxes":
+            return 22 * self.n_regions
+        fields, n_vectors = (
+            (self.class_fields, self.n_classes)
+            if field in self.class_fields
+            else (self.region_fields, self.n_regions)
+        )
+        each = vectors_per_field(self.dim, self.precision)
+        left = n_vectors - each * fields.index(field)
+        return 4 * -(-min(each, left) * vector_bytes(self.dim, self.precision) // 3)
 
     def schema(self) -> CollectionSchema:
         """Return the schema of the main collection."""
@@ -129,8 +157,24 @@ class Layout:
             (self.class_fields, encoding.class_vectors),
             (self.region_fields, encoding.region_vectors),
         ):
-            row.update(zip(names, pack_vectors(vectors, len(names)), strict=True))
+            row.update(zip(names, pack_vectors(vectors, len(names), self.precision), strict=True))
         return self.with_metadata(row, metadata)
+
+    def unpack(self, texts: Sequence[str]) -> np.ndarray:
+        """Return the class or region vectors in a row's fields, float32 of shape (n, d).
+
+        Raises:
+            CollectionError: they are damaged.
+        """
+        return unpack_vectors(texts, self.dim, self.precision)
+
+    def read(self, texts: Sequence[str]) -> np.ndarray | Int8Vectors:
+        """Return the same as they are kept, where that is quicker.
+
+        Raises:
+            CollectionError: they are damaged.
+        """
+        return read_vectors(texts, self.dim, self.precision)
 
     def with_metadata(
         self, row: Mapping[str, Any], metadata: Mapping[str, Any] | None
@@ -261,7 +305,7 @@ class Row:
     def unpack(self) -> Encoding:
         """Return the photo's vectors, decoded anew at each call.
 
-        Class and region vectors went through float16, the descriptor did not.
+        Class and region vectors went through the layout's precision, the descriptor did not.
 
         Raises:
             CollectionError: fetched without its vectors, or damaged.
@@ -273,9 +317,9 @@ class Row:
             np.array(packed["descriptor"], np.float32),
             self.class_ids,
             self.class_scores,
-            unpack_vectors([packed[name] for name in layout.class_fields], layout.dim),
+            layout.unpack([packed[name] for name in layout.class_fields]),
             unpack_boxes(packed["region_boxes"]),
-            unpack_vectors([packed[name] for name in layout.region_fields], layout.dim),
+            layout.unpack([packed[name] for name in layout.region_fields]),
             self.uri,
             self.content,
             self.width,

@@ -23,7 +23,8 @@ from cwf_milvus.store import Store
 if TYPE_CHECKING:
     from cwf_milvus.encoder import Encoder
 
-FORMAT = 1
+FORMAT = 2
+_READ = (1, FORMAT)  # in 1 vectors are float16, and the manifest does not say so
 _CHUNK_BYTES = 45_000  # 60,000 characters of base64
 _LEDGER = "ledger/"
 _VECTOR = {"vector": [0.0, 0.0]}  # Milvus has no collection without a vector
@@ -133,10 +134,10 @@ class Sidecar:
     def _read_manifest(self) -> dict[str, Any]:
         rows = self._store.fetch(self.name, "key", ["manifest"], ["value"])
         manifest = self._parsed("manifest", rows)
-        if manifest.get("format") != FORMAT:
+        if manifest.get("format") not in _READ:
             raise CollectionError(
                 f"{self.name!r} in {self._store.uri} is of format {manifest.get('format')!r}, this "
-                f"version reads {FORMAT}: update cwf-milvus"
+                f"version reads up to {FORMAT}: update cwf-milvus"
             )
         return manifest
 

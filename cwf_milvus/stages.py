@@ -84,12 +84,13 @@ def run_stages(
         heads = [hits[:candidates] for hits in now]
         if kinds and context.collection is not None:
             heads = fetch_vectors(context.collection, heads, kinds)
-        given = stage.run(queries, heads, context)
+        after = frozenset(kind for later in stages[done + 1 :] for kind in later.needed)
+        given = stage.run(queries, heads, replace(context, wanted=after))
         for i, head in enumerate(given):
             there = {hit.uri for hit in head} | {hit.uri for hit in heads[i]}
             tail = [hit for hit in now[i][candidates:] if hit.uri not in there]
             now[i] = [*head, *tail][: max(len(now[i]), context.depth)]
-    return [[replace(hit, vectors=None) for hit in hits] for hits in now]
+    return [[hit.but(vectors=None) for hit in hits] for hits in now]
 
 
 def _stage(option: str, wanted: object) -> Stage:

@@ -49,9 +49,9 @@ def is_cat(uri: str) -> bool:
 
 
 @contextmanager
-def collection(path: Path, n: int | None = None) -> Iterator[InstanceCollection]:
+def collection(place: str | Path, n: int | None = None) -> Iterator[InstanceCollection]:
     """A collection of the first n photos, each with its place among them as metadata."""
-    with InstanceCollection.create(path, "photos", encoder()) as made:
+    with InstanceCollection.create(place, "photos", encoder()) as made:
         stored = list(encodings()[:n])
         if stored:
             made.upsert(stored, [{"place": place} for place in range(len(stored))])

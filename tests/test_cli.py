@@ -186,6 +186,7 @@ def test_index_says_what_it_did_and_a_second_run_skips(run, folder, uri):
         (("--no-whitening", "--descriptor", "classes"), {"descriptor": "classes"}),
         (("--no-whitening", "--descriptor", "regions"), {"descriptor": "regions"}),
         (("--no-whitening", "--class-rows"), {"class_rows": True}),
+        (("--no-whitening", "--precision", "float16"), {"precision": "float16"}),
         (
             ("--no-whitening", "--cams-from", "efficientnet_lite0"),
             {"cams_from": "efficientnet_lite0"},
@@ -234,6 +235,7 @@ def own_whitening(tmp_path_factory, forty):
         (("--fit",), "whitening='none'", "whitening='one to be fitted'"),
         (("--whitening", "{file}"), "whitening='none'", "whitening='fitted on my own ("),
         (("--class-rows",), "class_rows=False", "class_rows=True"),
+        (("--precision", "float16"), "precision='int8'", "precision='float16'"),
         (("--paper-compat",), "paper_compat=False", "paper_compat=True"),
     ],
 )
@@ -621,7 +623,7 @@ def test_a_full_disk_is_named_and_the_same_command_goes_on_when_there_is_room(
     place = ("--uri", tmp_path / "p.db")
     assert run("index", forty / "000.png", *place, *TINY)[0] == 0
     command = ("index", forty, *place, *TINY, "--batch-size", "4")
-    status, text = start.run(*command, file_bytes=300_000)
+    status, text = start.run(*command, file_bytes=150_000)
     assert status == 3, text
     assert "make room on the disk, then run again" in text
     assert "Traceback" not in text

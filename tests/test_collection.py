@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from milvus_server import MilvusServer, why_not
 from pymilvus import MilvusClient
 
+from cwf_milvus import sidecar
 from cwf_milvus.collection import InstanceCollection
 from cwf_milvus.encoding import Encoding
 from cwf_milvus.errors import (
@@ -20,6 +20,7 @@ from cwf_milvus.errors import (
     SettingsError,
     StoreError,
 )
+from cwf_milvus.sidecar import Sidecar
 from cwf_milvus.store import Store
 
 HOSTILE = [
@@ -90,25 +91,15 @@ def encoding(uri="/p/0.jpg", seed=0, dim=8, n_classes=3, n_regions=5, **changes)
     return replace(made, **changes)
 
 
-def assert_same(found, stored):
+def assert_same(found, stored, atol=0.5 / 127 + 1e-6):  # int8's: half a level of the largest
     np.testing.assert_array_equal(found.descriptor, stored.descriptor)
     np.testing.assert_array_equal(found.class_ids, stored.class_ids)
     np.testing.assert_array_equal(found.class_scores, stored.class_scores)
     np.testing.assert_array_equal(found.region_boxes, stored.region_boxes)
-    np.testing.assert_allclose(found.class_vectors, stored.class_vectors, atol=1e-3)
-    np.testing.assert_allclose(found.region_vectors, stored.region_vectors, atol=1e-3)
+    np.testing.assert_allclose(found.class_vectors, stored.class_vectors, atol=atol)
+    np.testing.assert_allclose(found.region_vectors, stored.region_vectors, atol=atol)
     assert (found.uri, found.content) == (stored.uri, stored.content)
     assert (found.width, found.height) == (stored.width, stored.height)
-
-
-@pytest.fixture(scope="session")
-def server(tmp_path_factory):
-    if reason := why_not():
-        pytest.skip(reason)
-    running = MilvusServer(tmp_path_factory.mktemp("milvus"))
-    running.start()
-    yield running
-    running.close()
 
 
 @pytest.fixture(params=["lite", pytest.param("server", marks=pytest.mark.server)])
@@ -566,9 +557,46 @@ def test_settings_that_do_not_fit_a_row_are_refused_before_anything_is_made(lite
     with pytest.raises(SettingsError, match="at most 4096"):
         InstanceCollection.create(lite, name, TinyEncoder(n_classes=5000))
     with pytest.raises(SettingsError, match="fields, and Milvus has 64"):
-        InstanceCollection.create(lite, name, TinyEncoder(dim=2048, n_classes=1000))
+        InstanceCollection.create(lite, name, TinyEncoder(dim=4096, n_classes=1000))
     with pytest.raises(SettingsError, match="only FLAT"):
         InstanceCollection.create(lite, name, TinyEncoder(), index={"index_type": "HNSW"})
+    assert not InstanceCollection.exists(lite, name)
+
+
+def test_float16_can_be_asked_for_and_is_remembered(place, name):
+    stored = encoding()
+    with InstanceCollection.create(place, name, TinyEncoder(), precision="float16") as photos:
+        photos.upsert([stored])
+        assert photos.info()["precision"] == "float16"
+    with pytest.raises(MismatchError, match="precision='float16', precision='int8' was asked for"):
+        InstanceCollection.create(place, name, TinyEncoder(), precision="int8", exist_ok=True)
+    with InstanceCollection.create(place, name, TinyEncoder(), exist_ok=True) as photos:
+        assert_same(photos.get([stored.uri], vectors=True)[0].unpack(), stored, atol=5e-4)
+        assert photos.verify().ok
+        photos.drop()
+
+
+def test_a_collection_of_the_first_format_is_read_as_float16(lite, name, monkeypatch):
+    def first_format(store, collection, encoder, **about):
+        del about["precision"]
+        with monkeypatch.context() as then:
+            then.setattr(sidecar, "FORMAT", 1)
+            return create(store, collection, encoder, **about)
+
+    create = Sidecar.create
+    monkeypatch.setattr(Sidecar, "create", first_format)
+    stored = encoding()
+    with InstanceCollection.create(lite, name, TinyEncoder(), precision="float16") as photos:
+        assert photos.sidecar.manifest["format"] == 1
+        photos.upsert([stored])
+    with InstanceCollection.open(lite, name, encoder=TinyEncoder()) as photos:
+        assert photos.layout.precision == "float16"
+        assert_same(photos.get([stored.uri], vectors=True)[0].unpack(), stored, atol=5e-4)
+
+
+def test_an_unknown_precision_is_refused_before_anything_is_made(lite, name):
+    with pytest.raises(SettingsError, match="precision='int3': give one of int8, float16"):
+        InstanceCollection.create(lite, name, TinyEncoder(), precision="int3")
     assert not InstanceCollection.exists(lite, name)
 
 

@@ -16,8 +16,14 @@ from cwf_milvus.encoder import Encoder
 from cwf_milvus.errors import SettingsError
 from cwf_milvus.expansion import QueryExpansion
 from cwf_milvus.hits import Hit, Query
-from cwf_milvus.pooling import channel_weights, class_vectors, crow_spatial_weights
-from cwf_milvus.regions import heat_boxes
+from cwf_milvus.pooling import (
+    channel_weights,
+    class_vectors,
+    crow_spatial_weights,
+    l2_normalize,
+    region_vectors,
+)
+from cwf_milvus.regions import grid_boxes, heat_boxes
 from cwf_milvus.rerank import Cam, Context
 from cwf_milvus.rerank.cam_regions import _in_boxes, feature_cache
 from cwf_milvus.rerank.vectors import Vectors
@@ -171,7 +177,7 @@ def test_the_best_regions_descriptor_takes_part_in_the_expansion_of_this_query_o
     assert all((stored[h.uri] == h.vectors.descriptor).all() for h in before)
 
 
-def test_a_descriptor_that_is_no_sum_of_classes_alone_is_kept(photos, folder, query):
+def test_another_descriptor_of_the_best_region_is_the_encoders_of_that_crop(photos, folder, query):
     before = candidates(folder, photos)
     with network_built_once():
         both = Encoder(descriptor="both")
@@ -180,8 +186,28 @@ def test_a_descriptor_that_is_no_sum_of_classes_alone_is_kept(photos, folder, qu
     class Collection:
         encoder = both
 
+    context = Context(Collection())
     stored = {hit.uri: hit.vectors.descriptor for hit in before}
-    for hit in Cam()(query, before[:2], Context(Collection())):
+    ids = torch.from_numpy(query.encoding.class_ids[:6])
+    for hit in Cam()(query, before[:3], context):
+        photo = both.prepare(both.read(hit.uri))
+        with torch.no_grad():
+            maps = both.backbone(photo.view[None])
+            height, width = maps.features.shape[2:]
+            cams = cam.class_activation_maps(
+                maps.class_source, maps.class_weights(ids[None]), (height, width)
+            )
+            box = hit.box.scaled(width / hit.width, height / hit.height)
+            x1, y1, x2, y2 = (round(side) for side in box)
+            crop, part = maps.features[..., y1:y2, x1:x2], cams[..., y1:y2, x1:x2]
+            weights = channel_weights(crop)
+            of_classes = both.whiten(class_vectors(crop, part, channel_weights=weights), "classes")
+            grid = grid_boxes(y2 - y1, x2 - x1, both.settings.region_levels)
+            pooled = l2_normalize(region_vectors(crop, grid)[0] * weights)
+            expected = both.describe(of_classes, [both.whiten(pooled, "regions")])[0]
+        np.testing.assert_allclose(hit.vectors.descriptor, expected.numpy(), atol=1e-5)
+        assert not np.allclose(hit.vectors.descriptor, stored[hit.uri], atol=0.05)
+    for hit in Cam()(query, before[:3], replace(context, wanted=frozenset())):
         np.testing.assert_array_equal(hit.vectors.descriptor, stored[hit.uri])
 
 

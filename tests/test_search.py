@@ -12,6 +12,7 @@ from cwf_milvus.collection import InstanceCollection
 from cwf_milvus.errors import BoxError, CollectionError, FilterError, SettingsError
 from cwf_milvus.expansion import AlphaExpansion, LocalExpansion
 from cwf_milvus.hits import Hit, Hits, Query
+from cwf_milvus.packing import pack_vectors, unpack_vectors
 from cwf_milvus.rerank import Context, Regions, Stage, late_interaction
 from cwf_milvus.rerank import vectors as stored_vectors
 from cwf_milvus.rerank.vectors import vector_cache
@@ -77,7 +78,12 @@ def test_the_querys_own_photo_is_among_the_hits(photos):
 
 def test_regions_scores_what_milvus_stores(photos):
     hits = one(photos, [Regions()])
-    stored = {e.uri: e.region_vectors.astype(np.float16).astype(np.float32) for e in encodings()}
+    stored = {
+        e.uri: unpack_vectors(
+            pack_vectors(e.region_vectors, 1, "int8"), e.region_vectors.shape[1], "int8"
+        )
+        for e in encodings()
+    }
     asked = ask().encoding.region_vectors
     expected = dict(zip(stored, late_interaction(asked, list(stored.values())).scores, strict=True))
     assert uris(hits) == sorted(expected, key=lambda uri: -expected[uri])
@@ -354,3 +360,59 @@ def test_json_holds_matches_andchosen_stages(photos):
     assert len(told["matches"][0]["query"]) == 4
     assert told["stages"][1]["stage"] == "regions"
     assert told["box"] == list(hits[0].box)
+
+
+# A real server
+
+
+@pytest.mark.server
+@pytest.mark.parametrize(
+    ("rerank", "expand"),
+    [
+        ("regions", "local"),
+        ("regions", LocalExpansion(2, refetch=True)),
+        ("classes", "aqe:3"),
+        ("online", "qe:3"),
+        ("class-matched", None),
+        ("cam", "aqe:2"),
+    ],
+    ids=str,
+)
+def test_a_server_answers_every_stage_as_milvus_lite_does(photos, server_photos, rerank, expand):
+    options = {"candidates": 8, "limit": 12, "filter": "place >= 2"}
+    stages = chosen_stages(rerank, expand)
+    several = [ask("chelsea.png"), ask("coffee.png")]
+    for query, on_lite, on_server in zip(
+        several,
+        search_queries(photos, several, stages=stages, **options),
+        search_queries(server_photos, several, stages=stages, **options),
+        strict=True,
+    ):
+        assert uris(on_server) == uris(on_lite), query.name
+        for ours, theirs in zip(on_server, on_lite, strict=True):
+            assert [s.stage for s in ours.stages] == [s.stage for s in theirs.stages]
+            assert [s.score for s in ours.stages] == pytest.approx(
+                [s.score for s in theirs.stages], abs=1e-4
+            )
+            assert ours.box == theirs.box
+        assert all(hit.metadata["place"] >= 2 for hit in on_server)
+
+
+@pytest.mark.server
+def test_a_server_steers_and_augments_as_milvus_lite_does(photos, server_photos):
+    like, unlike = [photo("chelsea-turned.jpg")], [photo("coffee.png")]
+    answers = [one.search(like=like, unlike=unlike, limit=5) for one in (photos, server_photos)]
+    assert uris(answers[0]) == uris(answers[1])
+    found = []
+    for one_place in (photos, server_photos):
+        assert one_place.augment(neighbours=3, alpha=1).added == len(encodings())
+        found.append(one_place.search(photo("chelsea.png"), box=CAT, limit=5, augmented=True))
+        assert one_place.undo_augmentation()
+    assert uris(found[0]) == uris(found[1])
+
+
+@pytest.fixture(scope="module")
+def server_photos(server) -> Iterator[InstanceCollection]:
+    with collection(server.uri) as made:
+        yield made
+        made.drop()

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from cwf_milvus.encoding import Encoding
-from cwf_milvus.errors import SettingsError
+from cwf_milvus.errors import CollectionError, SettingsError
 from cwf_milvus.hits import Hit, Hits, Query, StageScore
+from cwf_milvus.packing import Precision, unpack_vectors, vector_bytes
 from cwf_milvus.rerank.base import Context, Stage
 from cwf_milvus.rerank.vectors import Vectors
 
@@ -22,8 +21,9 @@ Source = str | Sequence[str] | Callable[[Mapping[str, Any]], Any]
 class Reranker:
     """Runs stages on what `MilvusClient.search` answered, without a collection of ours.
 
-    A field of vectors may hold a list of vectors, a flat list of numbers, or little-endian
-    float16 in base64, as our own collections have it; several fields are put together. A function
+    A field of vectors may hold a list of vectors, a flat list of numbers, or the base64 text of
+    `packing.pack_vectors`, which is little-endian float16 unless `precision` says int8, as our own
+    collections do; several fields are put together. A function
     is given the hit's entity and returns an array of shape (n, d), so that an `Encoder` can
     look at the photos of a collection that stores no local vectors.
 
@@ -34,9 +34,11 @@ class Reranker:
         classes: where a hit has its class vectors.
         class_ids: where a hit has the classes of these; needed by `Online` and `ClassMatched`.
         boxes: where a hit has the boxes of its regions, x1, y1, x2, y2 in its pixels.
+        precision: of vectors in base64, "float16" or "int8".
 
     Raises:
-        SettingsError: stages that need vectors of which it is not said where they are.
+        SettingsError: an unknown precision, or stages that need vectors of which it is not said
+            where they are.
 
     Example:
         >>> rerank = Reranker([Regions()], regions="patch_vectors")
@@ -52,8 +54,11 @@ class Reranker:
         classes: Source | None = None,
         class_ids: Source | None = None,
         boxes: Source | None = None,
+        precision: Precision = "float16",
     ) -> None:
         self.stages = list(stages)
+        vector_bytes(1, precision)  # refuses an unknown one
+        self._precision: Precision = precision
         self._sources: dict[str, Source | None] = {
             "regions": regions,
             "classes": classes,
@@ -109,8 +114,8 @@ class Reranker:
         if key is None:
             key = row.get("id", rank)
         regions, classes, ids, boxes = (self._read(name, entity, key) for name in self._sources)
-        region_vectors = _array(regions, dim, key)
-        class_vectors = _array(classes, dim, key)
+        region_vectors = _array(regions, dim, key, self._precision)
+        class_vectors = _array(classes, dim, key, self._precision)
         n_regions = 0 if region_vectors is None else len(region_vectors)
         n_classes = 0 if class_vectors is None else len(class_vectors)
         region_boxes = np.zeros((n_regions, 4), np.float32)
@@ -183,22 +188,20 @@ def _encoding(
     )
 
 
-def _array(value: Any, dim: int, key: object) -> np.ndarray | None:
+def _array(value: Any, dim: int, key: object, precision: Precision) -> np.ndarray | None:
     """Return the vectors that a field holds, of shape (n, dim)."""
     if value is None:
         return None
     try:
         parts = value if isinstance(value, list) and value and isinstance(value[0], str) else None
         if isinstance(value, str) or parts:
-            data = b"".join(base64.b64decode(text, validate=True) for text in parts or [value])
-            numbers = np.frombuffer(data, "<f2").astype(np.float32)
+            vectors = unpack_vectors(parts or [value], dim, precision)
         else:
-            numbers = np.asarray(value, np.float32)
-        vectors = numbers.reshape(-1, dim)
-    except (ValueError, TypeError, binascii.Error) as error:
+            vectors = np.asarray(value, np.float32).reshape(-1, dim)
+    except (ValueError, TypeError, CollectionError) as error:
         raise SettingsError(
             f"hit {key!r} holds no vectors of {dim} numbers ({error}): give lists of numbers, or "
-            "float16 in base64"
+            f"{precision} in base64"
         ) from error
     if not np.isfinite(vectors).all():
         raise SettingsError(f"the vectors of hit {key!r} have numbers that are not finite")

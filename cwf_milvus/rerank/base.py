@@ -10,7 +10,8 @@ import numpy as np
 
 from cwf_milvus.errors import SettingsError
 from cwf_milvus.hits import Hit, Query
-from cwf_milvus.rerank.vectors import Kind, Vectors
+from cwf_milvus.packing import Int8Vectors
+from cwf_milvus.rerank.vectors import KINDS, Kind, Vectors
 
 if TYPE_CHECKING:
     from cwf_milvus.collection import InstanceCollection
@@ -25,11 +26,13 @@ class Context:
         find: makes a new search, from descriptors of shape (Q, d) and a number of hits to the
             hits of each; None where there is nothing to search.
         depth: how many hits a new search fetches.
+        wanted: which of the hits' vectors the stages that follow read.
     """
 
     collection: InstanceCollection | None = None
     find: Callable[[Sequence[Query], np.ndarray, int], list[list[Hit]]] | None = None
     depth: int = 100
+    wanted: frozenset[Kind] = frozenset(KINDS)
 
 
 class Stage:
@@ -99,7 +102,7 @@ def noted(hit: Hit, note: str) -> Hit:
     return replace(hit, note=f"{hit.note}; {note}" if hit.note else note)
 
 
-def vectors_of(hit: Hit, kind: Kind) -> np.ndarray:
+def vectors_of(hit: Hit, kind: Kind) -> np.ndarray | Int8Vectors:
     """Return a hit's vectors of a kind, of shape (n, d); (0, 0) where it has none."""
     found = hit.vectors.of_kind(kind) if isinstance(hit.vectors, Vectors) else None
     return np.zeros((0, 0), np.float32) if found is None else found

@@ -22,6 +22,7 @@ from cwf_milvus.cam import class_activation_maps
 from cwf_milvus.errors import ImageError, SettingsError
 from cwf_milvus.hits import Hit, Query
 from cwf_milvus.images import Box
+from cwf_milvus.local_vectors import pool_local
 from cwf_milvus.pooling import crow_spatial_weights, l2_normalize
 from cwf_milvus.regions import THRESHOLDS, CellBox, heat_boxes
 from cwf_milvus.rerank.base import Context, Stage, checked_count, reranked
@@ -83,10 +84,10 @@ def feature_cache(encoder: Encoder) -> FeatureCache:
 class Cam(Stage):
     """Re-rank by the best region of the query's class maps on each hit.
 
-    Photos that cannot be read any more keep their place, and a note says why. Where the
-    collection's descriptors are those of the paper (`descriptor="classes"`), the descriptor of a
-    hit's best region takes the place of its stored one for the expansion of this query; other
-    descriptors are kept, since a sum over the query's classes alone is not one of them.
+    Photos that cannot be read any more keep their place, and a note says why. The descriptor of a
+    hit's best region takes the place of its stored one for the expansion of this query: in a
+    collection of the paper's descriptors (`descriptor="classes"`) the sum over the query's classes
+    that was scored; in others what the encoder makes of that region, as of a query's box.
 
     With the encoder's `paper_compat` the 40 % box is never scored, as in the published scripts.
     Their other slip, that a region's descriptor is seen by later queries too, is not repeated.
@@ -101,7 +102,6 @@ class Cam(Stage):
     """
 
     name = "cam"
-    needs = ("descriptor",)
 
     def __init__(
         self, n_classes: int = 6, n_heat: int = 2, thresholds: Sequence[float] = THRESHOLDS
@@ -128,19 +128,26 @@ class Cam(Stage):
         boxes: dict[int, Box] = {}
         descriptors: dict[int, np.ndarray] = {}
         reasons: dict[int, str] = {}
+        is_papers = encoder.settings.descriptor == "classes"
         for seen, members in _seen(encoder, hits, reasons):
-            found = self._regions(encoder, seen, ids, [place for place, _ in members])
-            for (_, i), (cell_boxes, vectors) in zip(members, found, strict=True):
+            maps, found = self._regions(encoder, seen, ids, [place for place, _ in members])
+            for (place, i), (cell_boxes, vectors) in zip(members, found, strict=True):
                 cosines = vectors @ target
                 best = int(cosines.argmax())
                 scores[i] = float(cosines[best])
                 boxes[i] = _in_pixels(cell_boxes[best], seen.features.shape[-2:], hits[i])
-                descriptors[i] = vectors[best].cpu().numpy()
-        is_papers = encoder.settings.descriptor == "classes"
+                if "descriptor" in context.wanted and isinstance(hits[i].vectors, Vectors):
+                    own = vectors[best]
+                    if not is_papers:
+                        one = slice(place, place + 1)
+                        own = _described(
+                            encoder, seen.features[one], maps[one], ids, cell_boxes[best]
+                        )
+                    descriptors[i] = own.cpu().numpy()
 
         def changes(i: int) -> dict[str, Any]:
             changed: dict[str, Any] = {"box": boxes[i]}
-            if is_papers and isinstance(hits[i].vectors, Vectors):
+            if i in descriptors:
                 changed["vectors"] = replace(hits[i].vectors, descriptor=descriptors[i])
             return changed
 
@@ -149,8 +156,11 @@ class Cam(Stage):
     @torch.no_grad()
     def _regions(
         self, encoder: Encoder, seen: _Seen, ids: Tensor, places: Sequence[int]
-    ) -> list[tuple[list[CellBox], Tensor]]:
-        """Return the boxes of some photos of a batch, and the descriptor (d,) of each box."""
+    ) -> tuple[Tensor, list[tuple[list[CellBox], Tensor]]]:
+        """Return a batch's class maps (B, N, H, W), and the boxes of some of its photos.
+
+        With the boxes, of each the unit sum of its whitened class vectors, of shape (R, d).
+        """
         features = seen.features
         n_photos, _, height, width = features.shape
         weights = seen.class_weights(ids.to(features.device).expand(n_photos, -1))
@@ -168,7 +178,26 @@ class Cam(Stage):
         counts = [len(boxes) for boxes in lists]
         whitened = encoder.whiten(torch.cat(vectors), "classes")
         sums = l2_normalize(whitened.sum(dim=1))
-        return list(zip(lists, torch.split(sums, counts), strict=True))
+        return maps, list(zip(lists, torch.split(sums, counts), strict=True))
+
+
+@torch.no_grad()
+def _described(
+    encoder: Encoder, features: Tensor, maps: Tensor, ids: Tensor, box: CellBox
+) -> Tensor:
+    """Return the descriptor (d,) that the encoder gives to a box of a photo, as to a query's.
+
+    Args:
+        encoder: whose descriptors are not of classes alone.
+        features: X of shape (1, K, H, W).
+        maps: of the query's classes, of shape (1, N, H, W).
+        ids: the query's classes, of shape (N,).
+        box: in cells.
+    """
+    local = pool_local(features, maps, ids[None], ids[None], [box], encoder.settings)
+    class_vectors = encoder.whiten(local.class_vectors, "classes")
+    region_vectors = encoder.whiten(local.region_vectors[0], "regions")
+    return encoder.describe(class_vectors, [region_vectors])[0]
 
 
 def _in_boxes(

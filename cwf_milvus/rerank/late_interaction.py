@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cwf_milvus.errors import SettingsError
+from cwf_milvus.packing import Int8Vectors
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +27,7 @@ class Interaction:
 
 
 def late_interaction(
-    query_vectors: np.ndarray, hit_vectors: Sequence[np.ndarray] | np.ndarray
+    query_vectors: np.ndarray, hit_vectors: Sequence[np.ndarray | Int8Vectors] | np.ndarray
 ) -> Interaction:
     """Score hits by late interaction (MaxSim; Khattab and Zaharia, SIGIR 2020).
 
@@ -35,7 +36,7 @@ def late_interaction(
 
     Args:
         query_vectors: unit, of shape (Q, d).
-        hit_vectors: unit, of shape (H, R, d), or H arrays of shape (R_h, d).
+        hit_vectors: unit, of shape (H, R, d), or H arrays of shape (R_h, d), in float32 or int8.
 
     Raises:
         SettingsError: vectors of different dimensions.
@@ -53,14 +54,25 @@ def late_interaction(
     if counted.any():
         for count in np.unique(counts[counts > 0]).tolist():  # nearly always one
             alike = np.flatnonzero(counts == count)
-            stacked = np.concatenate([hit_vectors[i] for i in alike.tolist()])
-            _same_dimension(asked, stacked)
-            every = (stacked @ asked.T).reshape(len(alike), count, n_queries)
+            products = _products(asked, [hit_vectors[i] for i in alike.tolist()])
+            every = products.reshape(len(alike), count, n_queries)
             best = every.argmax(axis=1)
             matches[alike] = best
             cosines[alike] = np.take_along_axis(every, best[:, None], axis=1)[:, 0]
     scores = cosines[:, counted].mean(axis=1) if counted.any() else np.zeros(n_hits, np.float32)
     return Interaction(scores, cosines, matches)
+
+
+def _products(asked: np.ndarray, stored: Sequence[np.ndarray | Int8Vectors]) -> np.ndarray:
+    """Return the inner products of all stored vectors with the query's, of shape (sum n, Q)."""
+    in_int8 = [one for one in stored if isinstance(one, Int8Vectors)]
+    if len(in_int8) == len(stored):  # one conversion in place of one for each, and of a copy
+        stacked = np.concatenate([one.numbers for one in in_int8], dtype=np.float32)
+        _same_dimension(asked, stacked)
+        return (stacked @ asked.T) * np.concatenate([one.scales for one in in_int8])[:, None]
+    stacked = np.concatenate([np.asarray(one) for one in stored])
+    _same_dimension(asked, stacked)
+    return np.asarray(stacked @ asked.T)
 
 
 def _same_dimension(query_vectors: np.ndarray, hit_vectors: np.ndarray) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cwf_milvus.hits import Hit, Match, Query
+from cwf_milvus.hits import Hit, Match, Matches, Query
 from cwf_milvus.images import Box
 from cwf_milvus.rerank.base import (
     Context,
@@ -67,10 +67,10 @@ class Regions(Stage):
         whole = max(range(len(asked)), key=lambda q: _area(asked[q]), default=0)
 
         def changes(i: int) -> dict[str, Any]:
-            boxes = hits[i].vectors.region_boxes.tolist()
+            boxes = hits[i].vectors.region_boxes
             return {
-                "box": Box(*boxes[found.matches[i, whole]]),
-                "matches": tuple(Match(asked[q], Box(*boxes[v]), c) for q, v, c in best[i]),
+                "box": Box(*boxes[found.matches[i, whole]].tolist()),
+                "matches": Matches(asked, boxes, best[i]),
             }
 
         return reranked(self.name, hits, scores, changes, lambda i: _NONE_STORED["regions"])
@@ -96,12 +96,12 @@ class Classes(Stage):
         found, scores = _interact(query, hits, "classes")
         scores = _with_first_score(hits, scores, self.descriptor_weight)
         names = class_names(context)
-        asked = query.encoding.class_ids
+        asked = [names(class_id) for class_id in query.encoding.class_ids]
         best = _best_matches(found)
 
         def changes(i: int) -> dict[str, Any]:
             own = hits[i].vectors.class_ids
-            matches = tuple(Match(names(asked[q]), names(own[v]), c) for q, v, c in best[i])
+            matches = tuple(Match(asked[q], names(own[v]), c) for q, v, c in best[i])
             return {
                 "matches": matches,
                 "classes": tuple(dict.fromkeys(str(match.hit) for match in matches)),

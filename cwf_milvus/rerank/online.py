@@ -23,7 +23,7 @@ class Online(Stage):
     Query and hit are each the unit sum of the class vectors of the query's top classes; the score
     is their cosine. Classes that a hit has not stored are left out; a hit that has none of them
     keeps its offline descriptor, the sum of all that it has. With all classes stored
-    (`--store-classes all`) this is the paper's online aggregation exactly, up to the float16 of
+    (`--store-classes all`) this is the paper's online aggregation exactly, up to the rounding of
     storage.
 
     Args:

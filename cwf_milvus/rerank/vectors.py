@@ -12,10 +12,11 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from cwf_milvus.hits import Hit
-from cwf_milvus.packing import unpack_boxes, unpack_vectors
+from cwf_milvus.packing import Int8Vectors, unpack_boxes
 
 if TYPE_CHECKING:
     from cwf_milvus.collection import InstanceCollection
+    from cwf_milvus.rows import Layout
 
 Kind = Literal["descriptor", "classes", "regions"]
 KINDS: tuple[Kind, ...] = ("descriptor", "classes", "regions")
@@ -28,7 +29,9 @@ _Value = TypeVar("_Value")
 
 @dataclass(frozen=True, eq=False)
 class Vectors:
-    """A photo's stored vectors, or those of them that were asked for; all unit, float32.
+    """A photo's stored vectors, or those of them that were asked for; all unit.
+
+    Arrays are float32; vectors stored in int8 stay so, as `Int8Vectors`.
 
     Attributes:
         content: SHA-256 of the photo's bytes, in hex; "" where unknown.
@@ -43,12 +46,12 @@ class Vectors:
     content: str
     class_ids: np.ndarray
     descriptor: np.ndarray | None = None
-    class_vectors: np.ndarray | None = None
+    class_vectors: np.ndarray | Int8Vectors | None = None
     region_boxes: np.ndarray | None = None
-    region_vectors: np.ndarray | None = None
+    region_vectors: np.ndarray | Int8Vectors | None = None
     checksum: str = ""
 
-    def of_kind(self, kind: Kind) -> np.ndarray | None:
+    def of_kind(self, kind: Kind) -> np.ndarray | Int8Vectors | None:
         """Return the vectors of a kind, of shape (n, d); None where they were not fetched."""
         if kind == "descriptor":
             return None if self.descriptor is None else self.descriptor[None]
@@ -111,10 +114,11 @@ class LastUsed(Generic[_Value]):
             self.held_bytes -= gone
 
 
-_caches: WeakKeyDictionary[Any, LastUsed[np.ndarray]] = WeakKeyDictionary()
+_Array = np.ndarray | Int8Vectors
+_caches: WeakKeyDictionary[Any, LastUsed[_Array]] = WeakKeyDictionary()
 
 
-def vector_cache(collection: InstanceCollection) -> LastUsed[np.ndarray]:
+def vector_cache(collection: InstanceCollection) -> LastUsed[_Array]:
     """Return the vectors that an open collection keeps of its last searches, 256 MiB at most.
 
     They are kept by the checksum of their row, so that a photo stored anew is fetched anew. Set
@@ -150,7 +154,7 @@ def fetch_vectors(
     found = _fetched(collection, wanted, [kind for kind in KINDS if kind in kinds])
     return [
         [
-            replace(hit, vectors=_joined(hit.vectors, found[hit.uri]))
+            hit.but(vectors=_joined(hit.vectors, found[hit.uri]))
             if hit.uri in found and isinstance(hit.vectors, Vectors)
             else hit
             for hit in hits
@@ -159,14 +163,14 @@ def fetch_vectors(
     ]
 
 
-def _joined(had: Vectors, found: dict[str, np.ndarray]) -> Vectors:
+def _joined(had: Vectors, found: dict[str, _Array]) -> Vectors:
     new: dict[str, Any] = {n: array for n, array in found.items() if getattr(had, n) is None}
     return replace(had, **new)
 
 
 def _fetched(
     collection: InstanceCollection, wanted: dict[str, Vectors], kinds: Sequence[Kind]
-) -> dict[str, dict[str, np.ndarray]]:
+) -> dict[str, dict[str, _Array]]:
     """Return, by uri, the arrays of `Vectors` that the kinds are, from memory or from Milvus."""
     if not hasattr(collection, "store"):  # a collection in memory
         rows = collection.get(list(wanted), vectors=True)
@@ -176,7 +180,7 @@ def _fetched(
             for uri, one in encodings.items()
         }
     cache, layout = vector_cache(collection), collection.layout
-    found: dict[str, dict[str, np.ndarray]] = {uri: {} for uri in wanted}
+    found: dict[str, dict[str, _Array]] = {uri: {} for uri in wanted}
     missing: dict[str, set[Kind]] = {}
     for uri, known in wanted.items():
         for kind in kinds:
@@ -193,14 +197,14 @@ def _fetched(
         "regions": ("region_boxes", *layout.region_fields),
     }
     names = [name for kind in asked for name in stored[kind]]
-    row_bytes = sum(4 * layout.dim if name == "descriptor" else 65_536 for name in names)
+    row_bytes = sum(layout.bytes_of(name) for name in names)
     at_once = max(1, _MESSAGE_BYTES // max(1, row_bytes))
 
-    def read(uris: list[str]) -> dict[str, dict[str, np.ndarray]]:
+    def read(uris: list[str]) -> dict[str, dict[str, _Array]]:
         rows = collection.store.fetch(
             collection.name, "uri", uris, names, row_bytes=row_bytes, consistency="Session"
         )
-        return {uri: _decoded(row, asked, stored, layout.dim) for uri, row in rows.items()}
+        return {uri: _decoded(row, asked, stored, layout) for uri, row in rows.items()}
 
     uris = list(missing)
     parts = [uris[start : start + at_once] for start in range(0, len(uris), at_once)]
@@ -209,7 +213,8 @@ def _fetched(
             for uri, arrays in part.items():
                 found[uri] |= arrays
                 for name, array in arrays.items():
-                    array.flags.writeable = False  # shared by all who find them in the cache
+                    if isinstance(array, np.ndarray):
+                        array.flags.writeable = False  # shared by all who find it in the cache
                     if wanted[uri].checksum:
                         cache.put((uri, wanted[uri].checksum, name), array, array.nbytes)
     return found
@@ -223,15 +228,15 @@ _ARRAYS: dict[Kind, tuple[str, ...]] = {
 
 
 def _decoded(
-    row: dict[str, Any], kinds: Sequence[Kind], stored: dict[str, tuple[str, ...]], dim: int
-) -> dict[str, np.ndarray]:
-    arrays: dict[str, np.ndarray] = {}
+    row: dict[str, Any], kinds: Sequence[Kind], stored: dict[str, tuple[str, ...]], layout: Layout
+) -> dict[str, _Array]:
+    arrays: dict[str, _Array] = {}
     for kind in kinds:
         if kind == "descriptor":
             arrays["descriptor"] = np.array(row["descriptor"], np.float32)
         elif kind == "classes":
-            arrays["class_vectors"] = unpack_vectors([row[n] for n in stored["classes"]], dim)
+            arrays["class_vectors"] = layout.read([row[n] for n in stored["classes"]])
         else:
             arrays["region_boxes"] = unpack_boxes(row["region_boxes"])
-            arrays["region_vectors"] = unpack_vectors([row[n] for n in stored["regions"][1:]], dim)
+            arrays["region_vectors"] = layout.read([row[n] for n in stored["regions"][1:]])
     return arrays
