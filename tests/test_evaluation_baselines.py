@@ -45,7 +45,7 @@ def test_tf_idf_scores_are_those_of_the_definition():
 def test_a_word_is_the_nearest_mean_of_the_features_directions():
     bags = BagOfWords(8, seed=3)
     counts = bags.fit([clusters(200, 0), clusters(40, 1)]).counts([clusters(200, 0)]).toarray()
-    means = bags.means_.cluster_centers_.astype(np.float64)
+    means = bags.words_.astype(np.float64)
     expected = np.zeros(8)
     for feature in clusters(200, 0).astype(np.float64):
         direction = feature / np.linalg.norm(feature)
@@ -63,7 +63,7 @@ def test_features_that_are_all_zero_are_no_words():
 def test_a_codebook_of_too_few_features_is_made_smaller_and_says_so():
     with pytest.warns(FewerWordsWarning, match=r"from 25000 to 20 words.* 200 local features"):
         bags = BagOfWords().fit([clusters(200, 0)])
-    assert len(bags.means_.cluster_centers_) == 20
+    assert len(bags.words_) == 20
     with pytest.raises(SettingsError, match="19 local features make no codebook"):
         BagOfWords().fit([clusters(19, 0)])
 

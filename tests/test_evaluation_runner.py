@@ -26,6 +26,7 @@ from cwf_milvus.evaluation.runner import (
 )
 from cwf_milvus.evaluation.truth import Dataset
 from cwf_milvus.images import Box
+from cwf_milvus.rerank import Context, Online, Stage
 
 THINGS = {"cat": CHELSEA, "cup": COFFEE, "rocket": ROCKET}
 
@@ -227,3 +228,34 @@ def test_a_file_of_boxes_is_read_for_its_dataset_and_refused_by_name(folder, tmp
         file.write_text(damaged)
         with pytest.raises(SettingsError, match=r"boxes\.json"):
             read_boxes(file, dataset)
+
+
+@pytest.mark.filterwarnings("ignore::cwf_milvus.whitening.ReducedDimensionWarning")
+def test_the_papers_encoder_searches_as_its_aggregations_are_computed(inputs, encoder):
+    papers = methods.paper_encoder(encoder, inputs, 8)
+    assert (papers.settings.descriptor, papers.n_classes) == ("classes", 64)
+    whitening = methods.fit_classes(inputs, 8)
+    queries, images = (
+        methods.offline_descriptors(places, 64, whitening)
+        for places in (inputs.queries, inputs.images)
+    )
+    offline = evaluate(inputs, papers, exact=True).result
+    assert offline.to_dict() == score_vectors(inputs.dataset, queries, images, exact=True).to_dict()
+    online = evaluate(inputs, papers, exact=True, rerank=Online(64)).result
+    expected = methods.score(inputs, methods.online_scores(inputs, 64, whitening))
+    assert online.to_dict() == expected.to_dict()
+
+
+def test_a_stage_on_top_leaves_the_others_where_they_were():
+    class Backwards(Stage):
+        name = "backwards"
+        needs = ("regions",)
+
+        def __call__(self, query, hits, context):
+            return list(reversed(hits))
+
+    top = methods.OnTop(Backwards(), 3)
+    assert (top.name, top.needed) == ("backwards", ("regions",))
+    assert top(None, [1, 2, 3, 4, 5], Context()) == [3, 2, 1, 4, 5]
+    with pytest.raises(SettingsError, match="hits=0"):
+        methods.OnTop(Backwards(), 0)

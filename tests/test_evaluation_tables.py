@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image as PILImage
+from pymilvus import MilvusClient
 from small_encoders import CHELSEA, COFFEE, ROCKET, crops
 
 from cwf_milvus.cli import main
@@ -17,6 +18,7 @@ from cwf_milvus.evaluation.tables import Line, Table
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 NETWORK = ["--backbone", "timm:test_resnet", "--weights", "random", "--image-size", "128"]
+QE = ("", " + QE 3", " + QE 10")
 NETWORK += ["--class-image-size", "96", "--dim", "16"]
 
 
@@ -120,16 +122,34 @@ def test_table_2a_has_every_baseline_with_and_without_whitening(evaluate, folder
     fit = ("--exact", "--whiten-from", str(folder / "fit"), "--bow-words", "20")
     _, told, _ = evaluate("--table", "2a", *fit)
     found = values(told)
-    for name in ("SPoC", "CroW", "MAC", "R-MAC", "GeM", "BoW 25k", "Razavian"):
+    for name in ("SPoC", "CroW", "MAC", "R-MAC", "GeM", "BoW", "Razavian"):
         assert {name, f"{name}, not whitened"} <= set(found)
     assert {"uCroW", "Raw, uCroW, not whitened", "OfA 64", "OnA 64"} <= set(found)
     assert all(0 < value <= 1 for value in found.values())
 
 
-def test_table_2b_expands_the_aggregations_and_reranks_ours(evaluate, folder):
-    _, told, _ = evaluate("--table", "2b", "--exact", "--whiten-from", str(folder / "fit"))
+def test_table_2b_expands_and_reranks_the_aggregations_and_ours(evaluate, folder, tmp_path):
+    file = tmp_path / "2b.md"
+    fit = ("--whiten-from", str(folder / "fit"), "--markdown", str(file))
+    _, told, _ = evaluate("--table", "2b", "--exact", *fit)
     found = values(told)
-    assert {"OfA 64 + QE 10", "OnA 64 + QE 3", "ours + R regions 200 + local"} <= set(found)
+    papers = {f"{way} 64{r}{qe}" for way in ("OfA", "OnA") for r in ("", " + R 100") for qe in QE}
+    ours = {"ours + R regions 200 + local", "ours + R cam 100 + AQE 5"}
+    assert papers | ours <= set(found)
+    assert "| .773 / .838 / .750 / .780 |" in file.read_text()
+
+
+@pytest.mark.server
+def test_a_run_through_a_server_equals_an_exact_one(evaluate, folder, server):
+    options = ("--whiten-from", str(folder / "fit"), "--rerank", "regions", "--expand", "local:1")
+    _, through_server, _ = evaluate(*options, "--uri", server.uri)
+    assert [one["where"] for one in through_server["results"]] == ["Milvus"]
+    _, exact, _ = evaluate(*options, "--exact")
+    assert exact["results"][0]["result"]["map"] == pytest.approx(
+        through_server["results"][0]["result"]["map"], abs=1e-3
+    )
+    client = MilvusClient(server.uri)
+    assert not [name for name in client.list_collections() if name.startswith("evaluate")]
 
 
 def test_a_sweep_gives_a_line_a_setting_and_a_picture(evaluate, folder, tmp_path):

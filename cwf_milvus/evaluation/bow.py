@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import sparse
 from sklearn.cluster import MiniBatchKMeans
+from sklearn.metrics import pairwise_distances_argmin
 
 from cwf_milvus.errors import SettingsError
 
@@ -39,7 +40,8 @@ class BagOfWords:
             cells: the local features of each photo, of shape (n_i, K); used at unit length.
 
         Returns:
-            self. With fewer than 10 features a word, the codebook is made smaller, with a warning.
+            self, with the codebook of shape (words, K) in `words_`; with fewer than 10 features a
+            word it is made smaller, with a warning.
 
         Raises:
             SettingsError: too few features for any codebook.
@@ -58,25 +60,28 @@ class BagOfWords:
                 FewerWordsWarning,
                 stacklevel=2,
             )
-        self.means_ = MiniBatchKMeans(
+        means = MiniBatchKMeans(
             words,
             init="random",  # k-means++ takes words * features distances, which is hours
             n_init=1,
             batch_size=max(_BATCH, words // 4),
-            max_iter=5,
+            max_iter=2,  # times over all features; 5 took minutes more and no mAP was better
             random_state=self.seed,
             reassignment_ratio=0.0,
         ).fit(features)
+        self.words_ = means.cluster_centers_
         return self
 
     def counts(self, cells: Sequence[np.ndarray]) -> sparse.csr_matrix:
         """Return how often each photo has each word, of shape (len(cells), words)."""
-        n_words = len(self.means_.cluster_centers_)
-        rows = []
-        for one in cells:
-            features = _unit(one)
-            words = self.means_.predict(features) if len(features) else np.zeros(0, np.int64)
-            rows.append(sparse.csr_matrix(np.bincount(words, minlength=n_words)[None]))
+        n_words = len(self.words_)
+        features = [_unit(one) for one in cells]
+        found = np.zeros(0, np.int64)
+        if sum(map(len, features)):
+            found = pairwise_distances_argmin(np.concatenate(features), self.words_)
+        ends = np.cumsum([len(one) for one in features])
+        parts = np.split(found, ends[:-1])
+        rows = [sparse.csr_matrix(np.bincount(part, minlength=n_words)[None]) for part in parts]
         return sparse.vstack(rows, format="csr").astype(np.float64)
 
 

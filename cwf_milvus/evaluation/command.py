@@ -134,16 +134,17 @@ def _table(arguments: argparse.Namespace, dataset: Dataset) -> Table:
     measure = _measure(arguments, dataset, backbone)
     encoder = _encoder(arguments, backbone)
     ours = methods.fit_encoder(encoder, measure.inputs)
-    more = []
-    for label, options in _OURS.items():
-        found = evaluate(measure.inputs, ours, exact=arguments.exact, uri=arguments.uri, **options)
-        more.append(Line(label, found.result.mean_ap, str(ours.dim)))
-    return tables.table_2b(measure, more, arguments.pca)
+    more = [
+        Line(label, measure.searched(ours, **options).result.mean_ap, str(ours.dim))
+        for label, options in _OURS.items()
+    ]
+    return tables.table_2b(measure, more, arguments.pca, encoder=encoder)
 
 
 _OURS: dict[str, dict[str, Any]] = {
     "ours, the descriptor": {},
     "ours + AQE 5": {"expand": "aqe:5"},
+    "ours + R cam 100 + AQE 5": {"rerank": "cam", "expand": "aqe:5", "candidates": 100},
     "ours + R regions 200": {"rerank": "regions", "candidates": 200},
     "ours + R regions 200 + local": {"rerank": "regions", "expand": "local:1", "candidates": 200},
 }
@@ -245,6 +246,8 @@ def _setting(arguments: argparse.Namespace, encoder: Encoder) -> str:
         encoder.settings.backbone,
         f"{encoder.settings.descriptor} at {encoder.settings.image_size} px",
     ]
+    if arguments.class_image_size is not None:
+        parts.append(f"classes at {arguments.class_image_size} px")
     if arguments.rerank:
         share = "" if arguments.class_weight is None else f", {arguments.class_weight} of classes,"
         parts.append(f"{arguments.rerank}{share} on {arguments.candidates}")

@@ -130,6 +130,19 @@ class FeatureStore:
                 progress(done, len(wanted))
         return [places[photo] for photo in photos]
 
+    def read(self, name: str) -> np.ndarray | None:
+        """Return an array kept under a name, made from these features; None where there is none."""
+        place = self.folder / f"{name}.safetensors"
+        try:
+            with safe_open(place, framework="numpy") as tensors:
+                return np.asarray(tensors.get_tensor("array"))
+        except (OSError, SafetensorError):
+            return None
+
+    def write(self, name: str, array: np.ndarray) -> None:
+        """Keep an array under a name."""
+        _write(self.folder / f"{name}.safetensors", {"array": np.ascontiguousarray(array)})
+
     def _prepared(self, photos: Sequence[Photo]) -> Iterator[tuple[Photo, Path, Prepared | None]]:
         """Decode ahead, in threads, those that have to be seen."""
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:

@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from scipy import sparse
 
 from cwf_milvus import aggregation
 from cwf_milvus.encoder import Encoder
 from cwf_milvus.errors import SettingsError
 from cwf_milvus.evaluation.bow import WORDS, BagOfWords, tf_idf_scores
-from cwf_milvus.evaluation.features import read_field
+from cwf_milvus.evaluation.features import KEPT_CLASSES, read_field
 from cwf_milvus.evaluation.metrics import Result, evaluate_rankings
 from cwf_milvus.evaluation.razavian import QUERY_CROPS, spatial_search
 from cwf_milvus.evaluation.runner import Inputs
 from cwf_milvus.expansion import query_expand
+from cwf_milvus.hits import Hit, Query
+from cwf_milvus.rerank.base import Context, Stage, checked_count
+from cwf_milvus.rerank.vectors import Kind
 from cwf_milvus.whitening import Whitening
 from cwf_milvus.whitenings import Whitenings, fit_conditions
 
 DIM = 512  # of every whitening in the paper
 _IMAGES_AT_ONCE = 256
+_CODEBOOK = 1  # changes with how codebooks are made
 
 POOLED = {
     "Raw": "raw",
@@ -101,6 +108,53 @@ def fit_encoder(encoder: Encoder, inputs: Inputs) -> Encoder:
     return fitted
 
 
+def paper_encoder(encoder: Encoder, inputs: Inputs, n_fit_classes: int) -> Encoder:
+    """Return the encoder as the paper's: the sum of 64 classes, whitened to 512 dimensions.
+
+    Args:
+        encoder: whose network it has.
+        inputs: whose `fit` photos count.
+        n_fit_classes: the paper's N_pca.
+
+    Raises:
+        SettingsError: no photos were given for it.
+    """
+    papers = copy.copy(encoder)  # the same network
+    papers.settings = replace(
+        encoder.settings,
+        descriptor="classes",
+        n_classes=KEPT_CLASSES,
+        n_pooled=KEPT_CLASSES,
+        n_fit_classes=n_fit_classes,
+        dim=DIM,
+        class_whiten_power=0.5,
+    )
+    return fit_encoder(papers, inputs)
+
+
+class OnTop(Stage):
+    """A stage on the first few hits alone; the others follow in the order that they had.
+
+    Args:
+        stage: what to run.
+        hits: on how many, such as the paper's R.
+    """
+
+    def __init__(self, stage: Stage, hits: int) -> None:
+        self.stage = stage
+        self.hits = checked_count("hits", hits)
+        self.name = stage.name
+
+    @property
+    def needed(self) -> tuple[Kind, ...]:
+        """What the stage needs."""
+        return self.stage.needed
+
+    def __call__(self, query: Query, hits: Sequence[Hit], context: Context) -> list[Hit]:
+        """Return the hits, the first few as the stage leaves them."""
+        return [*self.stage(query, hits[: self.hits], context), *hits[self.hits :]]
+
+
 @torch.no_grad()
 def offline_descriptors(places: Sequence[Path], n_classes: int, whitening: Whitening) -> np.ndarray:
     """Return the paper's offline aggregation (OfA) of the top n classes, of shape (n, d)."""
@@ -155,23 +209,38 @@ def expanded(
     return np.stack([query_expand(images[top]) for top in order])
 
 
-def bow_scores(inputs: Inputs, *, whiten: bool, words: int = WORDS) -> np.ndarray:
-    """Return the cosines of bags of words (`bow`), of shape (Q, N); needs kept cells.
+def bow_scores(inputs: Inputs, *, whiten: bool, words: int = WORDS) -> tuple[np.ndarray, int]:
+    """Return the cosines of bags of words (`bow`), of shape (Q, N), and the size of the codebook.
+
+    Needs kept cells.
 
     Args:
         inputs: the codebook comes from its `fit` photos.
         whiten: PCA-whiten the local features first.
-        words: the size of the codebook.
+        words: the size of the codebook, which is made smaller where there are few features.
     """
     turn: Callable[[np.ndarray], np.ndarray] = np.asarray
     if whiten:
         turn = fit_pooled(inputs, "cells").transform
-    bags = BagOfWords(words).fit([turn(cells) for cells in _to_fit(inputs, "cells")])
+    bags = BagOfWords(words)
+    what = [_CODEBOOK, whiten, words, bags.seed, *(place.stem for place in inputs.fit)]
+    key = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
+    name = f"words-{key}"
+    kept = inputs.store.read(name)  # every dataset has the same one
+    if kept is None:
+        bags.fit([turn(cells) for cells in _to_fit(inputs, "cells")])
+        inputs.store.write(name, bags.words_)
+    else:
+        bags.words_ = kept
+    counts = {
+        place: bags.counts([turn(cells) for cells in read_field([place], "cells")])
+        for place in dict.fromkeys([*inputs.images, *inputs.queries])  # often the same photos
+    }
     queries, images = (
-        bags.counts([turn(cells) for cells in read_field(places, "cells")])
+        sparse.vstack([counts[place] for place in places], format="csr")
         for places in (inputs.queries, inputs.images)
     )
-    return tf_idf_scores(queries, images)
+    return tf_idf_scores(queries, images), len(bags.words_)
 
 
 def razavian_scores(inputs: Inputs, *, whiten: bool) -> np.ndarray:

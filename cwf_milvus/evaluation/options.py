@@ -51,7 +51,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
     )
     how.add_argument("--expand", metavar="STAGE", help="local, aqe, qe, with a number as in aqe:5")
     how.add_argument(
-        "--candidates", type=int, default=100, metavar="N", help="to re-rank (%(default)s)"
+        "--candidates", type=int, default=200, metavar="N", help="to re-rank (%(default)s)"
     )
     paper = command.add_argument_group("what the paper reports")
     paper.add_argument("--table", choices=("1a", "1b", "2a", "2b"), help="a table of the paper")

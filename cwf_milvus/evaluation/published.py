@@ -29,7 +29,7 @@ FIGURES: dict[str, tuple[float, ...]] = {
     "uCroW": (0.666, 0.767),
     "CroW": (0.682, 0.796),
     "R-MAC": (0.669, 0.830),
-    "BoW 25k": (0.738, 0.820),
+    "BoW": (0.738, 0.820),  # of 25,000 words
     "Razavian": (0.843, 0.853),
 }
 """Method to mAP, in the order of `DATASETS`, as far as it was reported."""

@@ -19,11 +19,16 @@ from cwf_milvus.evaluation import methods
 from cwf_milvus.evaluation.features import KEPT_CLASSES, read_field
 from cwf_milvus.evaluation.metrics import Result
 from cwf_milvus.evaluation.published import DATASETS, SECONDS, in_words, published
-from cwf_milvus.evaluation.runner import Inputs, score_vectors
+from cwf_milvus.evaluation.runner import Evaluation, Inputs, evaluate, score_vectors
+from cwf_milvus.rerank.cam_regions import Cam
+from cwf_milvus.rerank.online import Online
 from cwf_milvus.whitening import Whitening
 
 TABLES = ("1a", "1b", "2a", "2b")
 MAPS_TIMED = (1, 8, 32, 64)
+RERANKED = 100
+"""How many hits the paper's re-ranking sees in its table 2b, the first of its two settings."""
+
 SWEEP = {"classes": (1, 4, 16, 64), "pca": (1, 8)}
 _TIMED_PHOTOS = 12
 
@@ -111,6 +116,10 @@ class Measure:
         """Measure one vector a photo."""
         result = score_vectors(self.inputs.dataset, queries, images, **self._options)
         return self.line(method, result, str(images.shape[1]), **about)
+
+    def searched(self, encoder: Encoder, **options: Any) -> Evaluation:
+        """Measure a search with stages; the options are those of `runner.evaluate`."""
+        return evaluate(self.inputs, encoder, **self._options, **options)
 
     def line(self, method: str, result: Result, dim: str, **about: Any) -> Line:
         """Return a result as a line with the published figures."""
@@ -223,10 +232,9 @@ def table_2a(measure: Measure, pca: int = 8, *, bow_words: int | None = None) ->
     for whiten in (False, True):
         after = "" if whiten else ", not whitened"
         if bow_words:
-            found = methods.score(
-                inputs, methods.bow_scores(inputs, whiten=whiten, words=bow_words)
-            )
-            lines.append(measure.line(f"BoW 25k{after}", found, "words"))
+            scores, words = methods.bow_scores(inputs, whiten=whiten, words=bow_words)
+            found = methods.score(inputs, scores)
+            lines.append(measure.line(f"BoW{after}", found, f"{words} words"))
         found = methods.score(inputs, methods.razavian_scores(inputs, whiten=whiten))
         crops = read_field(inputs.images[:1], "crops")[0]
         dim = methods.DIM if whiten else crops.shape[1]
@@ -239,13 +247,17 @@ def table_2a(measure: Measure, pca: int = 8, *, bow_words: int | None = None) ->
     return Table(f"Table 2a: {measure.backbone} on {_name(measure)}", "mAP", lines)
 
 
-def table_2b(measure: Measure, more: Iterable[Line] = (), pca: int = 8) -> Table:
-    """The paper's aggregations with query expansion.
+def table_2b(
+    measure: Measure, more: Iterable[Line] = (), pca: int = 8, *, encoder: Encoder | None = None
+) -> Table:
+    """The paper's aggregations with query expansion, and with its re-ranking.
 
     Args:
         measure: the dataset and network.
-        more: lines with re-ranking, measured by `runner.evaluate`.
+        more: further lines.
         pca: as in `table_2a`.
+        encoder: of the network, which re-ranking shows the candidates again; None to leave the
+            lines with R out.
     """
     inputs, n = measure.inputs, KEPT_CLASSES
     whitening = methods.fit_classes(inputs, pca)
@@ -263,8 +275,29 @@ def table_2b(measure: Measure, more: Iterable[Line] = (), pca: int = 8) -> Table
         lines.append(measure.vectors(f"OfA {n} + QE {hits}", grown, images))
         grown = methods.expanded(queries, images, hits, online)
         lines.append(measure.vectors(f"OnA {n} + QE {hits}", grown, images))
+    if encoder is not None:
+        lines += _with_regions(measure, methods.paper_encoder(encoder, inputs, pca))
     title = f"Table 2b: {measure.backbone} on {_name(measure)}"
     return Table(title, "mAP", [*lines, *more])
+
+
+def _with_regions(measure: Measure, encoder: Encoder) -> list[Line]:
+    """Measure the paper's re-ranking of the top 100, alone and with query expansion."""
+    top = methods.OnTop(Cam(), RERANKED)
+    lines = []
+    for name, first in (("OfA", []), ("OnA", [Online(KEPT_CLASSES)])):
+        for hits in (None, 3, 10):
+            found = measure.searched(
+                encoder,
+                rerank=[*first, top],
+                expand=None if hits is None else ("qe", hits),
+                candidates=len(measure.inputs.images),
+            )
+            label = f"{name} {KEPT_CLASSES} + R {RERANKED}"
+            if hits is not None:
+                label += f" + QE {hits}"
+            lines.append(measure.line(label, found.result, str(encoder.dim)))
+    return lines
 
 
 def sweep(
