@@ -9,11 +9,26 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from cwf_milvus import __version__
+from cwf_milvus.cli_index import add_index
+from cwf_milvus.cli_options import (
+    OK,
+    REFUSED,
+    SOME_FAILED,
+    USAGE,
+    add_command,
+    backbone_options,
+    batch_option,
+    collection_options,
+    network_options,
+    printable,
+    quiet_option,
+    token,
+)
 from cwf_milvus.errors import (
     CollectionError,
     CwfError,
@@ -22,9 +37,6 @@ from cwf_milvus.errors import (
     SettingsError,
     StoreError,
 )
-
-OK, SOME_FAILED, USAGE, REFUSED = 0, 1, 2, 3
-_ALL_CLASSES = 4096  # the most that a row of Milvus holds
 
 _EPILOG = """\
 exit status: 0 all done; 1 some photos failed, or verify found damage; 2 wrong usage or an unusable
@@ -89,7 +101,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in (
         _add_demo,
-        _add_index,
+        add_index,
         _add_search,
         _add_augment,
         _add_info,
@@ -110,11 +122,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_demo(commands: Any) -> None:
-    command = _command(commands, "demo", _demo, "index real photos, search them, write a page")
+    command = add_command(commands, "demo", _demo, "index real photos, search them, write a page")
     command.add_argument(
         "--folder", default="cwf-milvus-demo", metavar="DIR", help="where to write (%(default)s)"
     )
-    _quiet_option(command)
+    quiet_option(command)
 
 
 def _demo(arguments: argparse.Namespace) -> int:
@@ -124,150 +136,8 @@ def _demo(arguments: argparse.Namespace) -> int:
     return SOME_FAILED if outcome.report.failed else OK
 
 
-def _add_index(commands: Any) -> None:
-    command = _command(
-        commands,
-        "index",
-        _index,
-        "add photos to a collection, creating it if need be; skips what is there",
-    )
-    command.add_argument(
-        "photos", nargs="+", metavar="PHOTOS", help="files, folders, globs or fsspec urls"
-    )
-    _collection_options(command)
-    command.add_argument(
-        "--metadata",
-        metavar="FILE",
-        help="a .csv or .jsonl with a column file_name and your own fields; without it, "
-        "metadata.csv or metadata.jsonl in an indexed folder",
-    )
-    command.add_argument(
-        "--prune", action="store_true", help="remove rows of files gone from the named folders"
-    )
-    command.add_argument(
-        "--report", metavar="FILE.jsonl", help="write what became of each photo, a line each"
-    )
-    command.add_argument(
-        "--workers", type=_positive, metavar="N", help="threads that read and decode"
-    )
-    made = command.add_argument_group("when the collection is created")
-    made.add_argument("--backbone", metavar="NAME", help="the network (efficientnet_lite0)")
-    made.add_argument("--layer", metavar="NAME", help="the layer that gives the features")
-    made.add_argument(
-        "--cams-from", metavar="BACKBONE", help="another network that supplies the class maps"
-    )
-    made.add_argument("--image-size", type=int, metavar="PX", help="side of the features' view")
-    made.add_argument(
-        "--class-image-size", type=int, metavar="PX", help="side of the classes' view"
-    )
-    made.add_argument(
-        "--store-classes", type=_count_or_all, metavar="N|all", help="class vectors kept an image"
-    )
-    of_all = made.add_mutually_exclusive_group()
-    of_all.add_argument(
-        "--classes", type=_numbers, metavar="ID,ID,...", help="a predefined class list for all"
-    )
-    of_all.add_argument(
-        "--classes-from",
-        metavar="PHOTOS",
-        help="count the predefined class list from these representative queries, "
-        "as many as --store-classes says",
-    )
-    made.add_argument(
-        "--descriptor",
-        choices=("classes", "regions", "both"),
-        help="what the descriptor sums; classes is the paper's offline aggregation",
-    )
-    made.add_argument("--dim", type=int, metavar="D", help="dimensions of every vector")
-    whitening = made.add_mutually_exclusive_group()
-    whitening.add_argument(
-        "--fit",
-        nargs="?",
-        const="",
-        metavar="PHOTOS",
-        help="fit the whitening on these photos (without a value: on the photos to index, which "
-        "is worse than on others)",
-    )
-    whitening.add_argument("--whitening", metavar="FILE", help="a whitening file or saved encoder")
-    whitening.add_argument("--no-whitening", action="store_true", help="go without whitening")
-    made.add_argument(
-        "--class-rows",
-        action="store_true",
-        help="also keep a row a class vector, to search by class",
-    )
-    made.add_argument(
-        "--precision",
-        choices=("int8", "float16"),
-        help="of the stored class and region vectors (int8; float16 takes twice the room)",
-    )
-    made.add_argument(
-        "--paper-compat", action="store_true", help="do as the paper's scripts where they differ"
-    )
-    _network_options(command)
-    _batch_option(command)
-    _quiet_option(command)
-
-
-def _index(arguments: argparse.Namespace) -> int:
-    from cwf_milvus.collection import InstanceCollection
-    from cwf_milvus.indexing import check_inputs
-    from cwf_milvus.sources import PHOTO_SUFFIXES
-
-    settings = _encoder_settings(arguments)
-    place = (arguments.uri, arguments.collection)
-    there = InstanceCollection.exists(*place, token=_token())
-    if there:
-        collection = InstanceCollection.open(
-            *place, token=_token(), weights=arguments.weights, device=arguments.device
-        )
-    else:
-        check_inputs(
-            arguments.photos,
-            metadata=arguments.metadata,
-            prune=arguments.prune,
-            report_file=arguments.report,
-        )
-        collection = InstanceCollection.create(
-            *place,
-            _new_encoder(arguments, settings),
-            token=_token(),
-            class_rows=arguments.class_rows,
-            precision=arguments.precision,
-        )
-    with collection:
-        if there:
-            _refuse_other_settings(collection, settings, arguments)
-        if arguments.batch_size:
-            collection.encoder.batch_size = arguments.batch_size
-        print(
-            f"collection {collection.name!r} in {collection.store.uri}; whitening: "
-            f"{collection.sidecar.manifest['whitening']}",
-            file=sys.stderr,
-        )
-        report = collection.add(
-            arguments.photos,
-            metadata=arguments.metadata,
-            prune=arguments.prune,
-            progress=not arguments.quiet,
-            report_file=arguments.report,
-            workers=arguments.workers,
-        )
-    if not report.n_photos:
-        print(
-            f"no photo found: of folders and globs, *{' *'.join(PHOTO_SUFFIXES)} are taken",
-            file=sys.stderr,
-        )
-    for uri, reason in report.failed[:20]:
-        named = uri in reason or repr(uri) in reason
-        print(_printable(f"failed: {reason if named else f'{uri}: {reason}'}"), file=sys.stderr)
-    if len(report.failed) > 20:
-        print(f"and {len(report.failed) - 20} more: see --report FILE", file=sys.stderr)
-    print(report)
-    return SOME_FAILED if report.failed else OK
-
-
 def _add_search(commands: Any) -> None:
-    command = _command(commands, "search", _search, "find the thing in the box of a query photo")
+    command = add_command(commands, "search", _search, "find the thing in the box of a query photo")
     command.add_argument("query", nargs="*", metavar="QUERY", help="query photos, files or urls")
     command.add_argument(
         "--box",
@@ -275,7 +145,7 @@ def _add_search(commands: Any) -> None:
         action="append",
         help="the thing, in pixels of the photo; once for each query, - for the whole photo",
     )
-    _collection_options(command)
+    collection_options(command)
     command.add_argument("--limit", type=int, default=20, metavar="N", help="hits (%(default)s)")
     command.add_argument("--filter", metavar="EXPR", help="a Milvus filter expression")
     command.add_argument(
@@ -309,7 +179,7 @@ def _add_search(commands: Any) -> None:
     )
     command.add_argument("--json", action="store_true", help="print JSON, an object a query")
     command.add_argument("--html", metavar="FILE", help="write a page with pictures")
-    _network_options(command)
+    network_options(command)
 
 
 def _search(arguments: argparse.Namespace) -> int:
@@ -325,7 +195,7 @@ def _search(arguments: argparse.Namespace) -> int:
     with InstanceCollection.open(
         arguments.uri,
         arguments.collection,
-        token=_token(),
+        token=token(),
         weights=arguments.weights,
         device=arguments.device,
     ) as collection:
@@ -354,19 +224,19 @@ def _search(arguments: argparse.Namespace) -> int:
             print(json.dumps(hits.to_dict()))
         else:
             if len(answers) > 1:
-                print(f"{_printable(hits.query.name)}:")
+                print(f"{printable(hits.query.name)}:")
             print(hits.explain() if arguments.explain else hits)
     return OK
 
 
 def _add_augment(commands: Any) -> None:
-    command = _command(
+    command = add_command(
         commands,
         "augment",
         _augment,
         "make descriptors augmented by their neighbours, for search --augmented",
     )
-    _collection_options(command)
+    collection_options(command)
     command.add_argument(
         "--neighbours", type=int, default=10, metavar="N", help="of each photo (%(default)s)"
     )
@@ -380,7 +250,7 @@ def _augment(arguments: argparse.Namespace) -> int:
     from cwf_milvus.collection import InstanceCollection
 
     with InstanceCollection.open(
-        arguments.uri, arguments.collection, token=_token(), encoder=None
+        arguments.uri, arguments.collection, token=token(), encoder=None
     ) as collection:
         if arguments.undo:
             there = collection.undo_augmentation()
@@ -391,15 +261,17 @@ def _augment(arguments: argparse.Namespace) -> int:
 
 
 def _add_info(commands: Any) -> None:
-    command = _command(commands, "info", _info, "say what a collection holds and how it was made")
-    _collection_options(command)
+    command = add_command(
+        commands, "info", _info, "say what a collection holds and how it was made"
+    )
+    collection_options(command)
     command.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _info(arguments: argparse.Namespace) -> int:
     from cwf_milvus.collection import InstanceCollection
 
-    info = InstanceCollection.describe(arguments.uri, arguments.collection, token=_token())
+    info = InstanceCollection.describe(arguments.uri, arguments.collection, token=token())
     if arguments.json:
         print(json.dumps(info))
     else:
@@ -408,8 +280,8 @@ def _info(arguments: argparse.Namespace) -> int:
 
 
 def _add_verify(commands: Any) -> None:
-    command = _command(commands, "verify", _verify, "check that every row is there and whole")
-    _collection_options(command)
+    command = add_command(commands, "verify", _verify, "check that every row is there and whole")
+    collection_options(command)
     command.add_argument(
         "--accept",
         action="store_true",
@@ -421,19 +293,21 @@ def _add_verify(commands: Any) -> None:
 def _verify(arguments: argparse.Namespace) -> int:
     from cwf_milvus.collection import InstanceCollection
 
-    with InstanceCollection.open(arguments.uri, arguments.collection, token=_token()) as collection:
+    with InstanceCollection.open(arguments.uri, arguments.collection, token=token()) as collection:
         outcome = collection.verify(accept=arguments.accept)
     print(json.dumps(outcome.to_dict()) if arguments.json else outcome)
     return OK if outcome.ok else SOME_FAILED
 
 
 def _add_remove(commands: Any) -> None:
-    command = _command(commands, "remove", _remove, "remove photos from a collection, or drop it")
+    command = add_command(
+        commands, "remove", _remove, "remove photos from a collection, or drop it"
+    )
     command.add_argument(
         "uris", nargs="*", metavar="URI", help="photos, as the collection has them"
     )
     command.add_argument("--all", action="store_true", help="drop the collection with its encoder")
-    _collection_options(command)
+    collection_options(command)
 
 
 def _remove(arguments: argparse.Namespace) -> int:
@@ -442,7 +316,7 @@ def _remove(arguments: argparse.Namespace) -> int:
 
     if arguments.all == bool(arguments.uris):
         raise SettingsError("name the photos to remove, or give --all to drop the collection")
-    with InstanceCollection.open(arguments.uri, arguments.collection, token=_token()) as collection:
+    with InstanceCollection.open(arguments.uri, arguments.collection, token=token()) as collection:
         if arguments.all:
             collection.drop()
             print(f"dropped {arguments.collection}")
@@ -452,18 +326,18 @@ def _remove(arguments: argparse.Namespace) -> int:
         missing = named - collection.contents(named).keys()
         removed = collection.remove(named - missing)
     for uri in sorted(missing):
-        print(f"not in {arguments.collection}: {_printable(uri)}", file=sys.stderr)
+        print(f"not in {arguments.collection}: {printable(uri)}", file=sys.stderr)
     print(f"removed {removed} of {len(named)}")
     return SOME_FAILED if missing else OK
 
 
 def _add_classes(commands: Any) -> None:
-    command = _command(commands, "classes", _classes, "name the likely classes of photos")
+    command = add_command(commands, "classes", _classes, "name the likely classes of photos")
     command.add_argument("images", nargs="+", metavar="IMAGE")
     command.add_argument("--box", metavar="X1,Y1,X2,Y2", help="of the crop alone")
     command.add_argument("-n", type=int, default=10, metavar="N", help="classes (%(default)s)")
     command.add_argument("--json", action="store_true", help="print JSON, an object a photo")
-    _backbone_options(command)
+    backbone_options(command)
 
 
 def _classes(arguments: argparse.Namespace) -> int:
@@ -473,7 +347,7 @@ def _classes(arguments: argparse.Namespace) -> int:
         try:
             encoding = encoder.encode_query(image, arguments.box)
         except ImageError as error:
-            print(_printable(f"failed: {error}"), file=sys.stderr)
+            print(printable(f"failed: {error}"), file=sys.stderr)
             failed = True
             continue
         top = [
@@ -483,14 +357,14 @@ def _classes(arguments: argparse.Namespace) -> int:
         if arguments.json:
             print(json.dumps({"uri": encoding.uri, "classes": top}))
         else:
-            print(f"{_printable(encoding.uri)}:")
+            print(f"{printable(encoding.uri)}:")
             for entry in top:
                 print(f"  {entry['id']:4d}  {entry['score']:.4f}  {entry['name']}")
     return SOME_FAILED if failed else OK
 
 
 def _add_explain(commands: Any) -> None:
-    command = _command(
+    command = add_command(
         commands, "explain", _explain, "draw class maps and regions over a photo, as PNG"
     )
     command.add_argument("image", metavar="IMAGE")
@@ -499,7 +373,7 @@ def _add_explain(commands: Any) -> None:
     command.add_argument(
         "-o", "--output", default="explain.png", metavar="FILE.png", help="(%(default)s)"
     )
-    _backbone_options(command)
+    backbone_options(command)
 
 
 def _explain(arguments: argparse.Namespace) -> int:
@@ -521,13 +395,13 @@ def _explain(arguments: argparse.Namespace) -> int:
 def _add_evaluate(commands: Any) -> None:
     from cwf_milvus.evaluation.options import add_options
 
-    command = _command(
+    command = add_command(
         commands, "evaluate", _evaluate, "measure searches on a dataset, as the paper's tables do"
     )
     add_options(command)
-    _network_options(command)
-    _batch_option(command)
-    _quiet_option(command)
+    network_options(command)
+    batch_option(command)
+    quiet_option(command)
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
@@ -537,7 +411,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _add_backbones(commands: Any) -> None:
-    command = _command(
+    command = add_command(
         commands, "backbones", _backbones, "list the networks and what was measured with them"
     )
     command.add_argument("--json", action="store_true", help="print JSON")
@@ -556,7 +430,7 @@ def _backbones(arguments: argparse.Namespace) -> int:
 
 
 def _add_convert_weights(commands: Any) -> None:
-    command = _command(
+    command = add_command(
         commands,
         "convert-weights",
         _convert_weights,
@@ -574,7 +448,7 @@ def _convert_weights(arguments: argparse.Namespace) -> int:
 
 
 def _add_towhee(commands: Any) -> None:
-    command = _command(
+    command = add_command(
         commands, "towhee", _towhee, "link the operators into Towhee's folder, or undo that"
     )
     command.add_argument("action", choices=("install", "uninstall"))
@@ -595,116 +469,7 @@ def _towhee(arguments: argparse.Namespace) -> int:
     return OK
 
 
-# Options that commands share
-
-
-def _command(
-    commands: Any, name: str, run: Callable[[argparse.Namespace], int], purpose: str
-) -> argparse.ArgumentParser:
-    command: argparse.ArgumentParser = commands.add_parser(
-        name, help=purpose, description=f"{purpose[0].upper()}{purpose[1:]}."
-    )
-    command.set_defaults(run=run)
-    return command
-
-
-def _collection_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--uri",
-        default=os.environ.get("CWF_MILVUS_URI", "photos.db"),
-        metavar="URI",
-        help="a .db path (Milvus Lite) or http(s)://host:port (%(default)s)",
-    )
-    command.add_argument(
-        "--collection",
-        default=os.environ.get("CWF_MILVUS_COLLECTION", "photos"),
-        metavar="NAME",
-        help="(%(default)s)",
-    )
-
-
-def _network_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--weights", metavar="FILE", help="the network's checkpoint")
-    command.add_argument(
-        "--device", metavar="NAME", help="cpu, cuda, ... (the GPU if there is one)"
-    )
-
-
-def _batch_option(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--batch-size", type=_positive, metavar="N", help="photos a forward pass")
-
-
-def _backbone_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--backbone", default="efficientnet_lite0", metavar="NAME", help="the network (%(default)s)"
-    )
-    _network_options(command)
-
-
-def _quiet_option(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--quiet", action="store_true", help="no progress bar")
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r}: give a whole number of at least 1")
-    return int(text)
-
-
-def _count_or_all(text: str) -> int:
-    return _ALL_CLASSES if text == "all" else _positive(text)
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r}: give class ids, as in 285,282") from error
-
-
 # What commands share
-
-
-_SETTINGS = {
-    "backbone": "backbone",
-    "layer": "layer",
-    "cams_from": "cams_from",
-    "image_size": "image_size",
-    "class_image_size": "class_image_size",
-    "store_classes": "n_classes",
-    "classes": "classes",
-    "descriptor": "descriptor",
-    "dim": "dim",
-}
-
-
-def _encoder_settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    settings = {
-        setting: getattr(arguments, option)
-        for option, setting in _SETTINGS.items()
-        if getattr(arguments, option) is not None
-    }
-    return settings | ({"paper_compat": True} if arguments.paper_compat else {})
-
-
-def _new_encoder(arguments: argparse.Namespace, settings: dict[str, Any]) -> Any:
-    from cwf_milvus.encoder import Encoder
-    from cwf_milvus.whitenings import Whitenings
-
-    whitening: str | None = arguments.whitening or "default"
-    if arguments.no_whitening:
-        whitening = None
-    if arguments.whitening:
-        settings.setdefault("dim", Whitenings.from_file(arguments.whitening).dim)
-    options = {"weights": arguments.weights, "device": arguments.device, "whitening": whitening}
-    if arguments.classes_from:
-        n = settings.pop("n_classes", 64)
-        counted = Encoder(**settings, **options).predefine_classes(arguments.classes_from, n)
-        settings["classes"] = counted
-    encoder = Encoder(**settings, **options)
-    if arguments.fit is not None:
-        encoder.fit(arguments.fit or arguments.photos, progress=_progress(arguments.quiet))
-    return encoder
 
 
 def _bare_encoder(arguments: argparse.Namespace, **settings: Any) -> Any:
@@ -719,78 +484,6 @@ def _bare_encoder(arguments: argparse.Namespace, **settings: Any) -> Any:
     )
 
 
-def _refuse_other_settings(
-    collection: Any, settings: dict[str, Any], arguments: argparse.Namespace
-) -> None:
-    """Refuse what was asked for anew; the command that made a collection also goes on with it."""
-    about = collection.sidecar.manifest
-    here = {
-        **about["settings"],
-        "whitening": about["whitening"],
-        "class_rows": about["class_rows"],
-        "precision": collection.layout.precision,
-    }
-    asked = {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}
-    if arguments.classes_from and here["classes"]:
-        asked.pop("n_classes", None)  # it said how many classes to count
-    elif arguments.classes_from:
-        asked["classes"] = f"those from {arguments.classes_from}"
-    if arguments.class_rows:
-        asked["class_rows"] = True
-    if arguments.precision:
-        asked["precision"] = arguments.precision
-    fitted = str(here["whitening"]).startswith("fitted on")
-    if fitted and arguments.fit is not None and here["dim"] < asked.get("dim", 0):
-        del asked["dim"]  # the fit had too few photos for all of them
-    if arguments.no_whitening:
-        asked["whitening"] = "none"
-    elif arguments.fit is not None and not fitted:
-        asked["whitening"] = "one to be fitted"
-    elif arguments.whitening:
-        asked["whitening"] = _whitening_of_file(collection, arguments.whitening)
-    other = {name: value for name, value in asked.items() if here[name] != value}
-    if other:
-        raise MismatchError(
-            f"the collection {collection.name!r} was made with "
-            + ", ".join(f"{name}={here[name]!r}" for name in other)
-            + "; asked for was "
-            + ", ".join(f"{name}={value!r}" for name, value in other.items())
-            + ": leave these options out, or create another collection with --collection"
-        )
-
-
-def _whitening_of_file(collection: Any, file: str) -> str:
-    """Return the words for a whitening file: the collection's own if it is the one in use."""
-    from cwf_milvus.whitenings import Whitenings
-
-    found = Whitenings.from_file(file)
-    encoder = collection.encoder
-    used = encoder.whitenings
-    if used is not None and found.used_at(encoder.settings).digest == used.digest:
-        return str(encoder.whitening_origin)
-    return f"{found.origin} ({file})"
-
-
-def _progress(quiet: bool) -> Callable[[int, int], None] | None:
-    if quiet:
-        return None
-    from tqdm import tqdm
-
-    bar = tqdm(unit="photo", desc="fitting", dynamic_ncols=True)
-
-    def show(done: int, total: int) -> None:
-        bar.total = total
-        bar.update(done - bar.n)
-        if done == total:
-            bar.close()
-
-    return show
-
-
-def _token() -> str | None:
-    return os.environ.get("MILVUS_TOKEN")
-
-
 def _print_pairs(pairs: dict[str, Any], indent: str = "") -> None:
     width = max((len(name) for name in pairs), default=0)
     for name, value in pairs.items():
@@ -798,7 +491,7 @@ def _print_pairs(pairs: dict[str, Any], indent: str = "") -> None:
             print(f"{indent}{name}:")
             _print_pairs(value, indent + "  ")
         else:
-            print(f"{indent}{name.replace('_', ' '):{width}}  {_printable(str(value))}")
+            print(f"{indent}{name.replace('_', ' '):{width}}  {printable(str(value))}")
 
 
 def _fail(error: object, status: int) -> int:
@@ -810,15 +503,9 @@ def _warn(message: Warning | str, *_: object, **__: object) -> None:
     print(f"warning: {_readable(message)}", file=sys.stderr)
 
 
-def _printable(text: str) -> str:
-    from cwf_milvus.hits import printable  # here, since --help need not wait for torch
-
-    return printable(text)
-
-
 def _readable(message: object) -> str:
     """Return a message as lines that a terminal cannot be misled by."""
-    return "\n".join(map(_printable, str(message).splitlines()))
+    return "\n".join(map(printable, str(message).splitlines()))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from PIL import Image as PILImage
 from small_encoders import CHELSEA, COFFEE, ROCKET, crops, tiny
 
 from cwf_milvus.encoder import Encoder
+from cwf_milvus.encoding import Encoding
 from cwf_milvus.errors import SettingsError
 from cwf_milvus.evaluation import methods
 from cwf_milvus.evaluation.arrays import rank
@@ -25,6 +26,7 @@ from cwf_milvus.evaluation.runner import (
     score_vectors,
 )
 from cwf_milvus.evaluation.truth import Dataset
+from cwf_milvus.hits import Hit, Query
 from cwf_milvus.images import Box
 from cwf_milvus.rerank import Context, Online, Stage
 
@@ -246,16 +248,28 @@ def test_the_papers_encoder_searches_as_its_aggregations_are_computed(inputs, en
     assert online.to_dict() == expected.to_dict()
 
 
-def test_a_stage_on_top_leaves_the_others_where_they_were():
+def test_a_stage_on_top_leaves_the_others_where_they_were_and_runs_once_a_query():
     class Backwards(Stage):
         name = "backwards"
         needs = ("regions",)
+        runs = 0
 
         def __call__(self, query, hits, context):
+            self.runs += 1
+            assert "descriptor" in context.wanted
             return list(reversed(hits))
 
-    top = methods.OnTop(Backwards(), 3)
-    assert (top.name, top.needed) == ("backwards", ("regions",))
-    assert top(None, [1, 2, 3, 4, 5], Context()) == [3, 2, 1, 4, 5]
+    backwards = Backwards()
+    top = methods.OnTop(backwards, 3)
+    assert (top.name, set(top.needed)) == ("backwards", {"regions", "descriptor"})
+    hits = [Hit(f"{i}.jpg", 1 - i / 10) for i in range(5)]
+    empty = Encoding(*[np.zeros((0, 2))] * 6, "q", "", 1, 1)
+    for _ in range(2):
+        found = top(Query(empty, "q"), hits, Context(wanted=frozenset()))
+        assert [hit.uri for hit in found] == [f"{i}.jpg" for i in (2, 1, 0, 3, 4)]
+    assert backwards.runs == 1
+    top(Query(empty, "another"), hits, Context())
+    top(Query(empty, "q"), hits[1:], Context())
+    assert backwards.runs == 3
     with pytest.raises(SettingsError, match="hits=0"):
         methods.OnTop(Backwards(), 0)

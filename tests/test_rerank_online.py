@@ -9,6 +9,7 @@ from stage_hits import hit, hits, names, query
 
 from cwf_milvus.errors import SettingsError
 from cwf_milvus.hits import Hit, Query
+from cwf_milvus.packing import fields_needed, pack_vectors, read_vectors
 from cwf_milvus.rerank import ClassMatched, Context, Online
 from cwf_milvus.rerank.vectors import Vectors
 
@@ -61,6 +62,12 @@ def test_class_matched_is_the_mean_cosine_of_equal_classes():
         assert one.score == pytest.approx(expected, abs=1e-5)
 
 
+def stored_as(vectors, precision):
+    dim = vectors.shape[1]
+    texts = pack_vectors(vectors, fields_needed(len(vectors), dim, precision), precision)
+    return read_vectors(texts, dim, precision)
+
+
 @pytest.mark.parametrize("stage", [Online(), ClassMatched()])
 def test_hits_may_store_different_numbers_of_classes_or_none(stage):
     before = [hit(f"hit{i}", 1 - i / 10, seed=i, n_classes=n) for i, n in enumerate((3, 0, 7, 1))]
@@ -83,7 +90,8 @@ def test_at_least_one_class_is_asked_for():
         Online(0)
 
 
-def test_with_all_classes_stored_it_equals_aggregating_anew_from_the_images():
+@pytest.mark.parametrize(("precision", "atol"), [("float16", 1e-3), ("int8", 4e-3)])
+def test_with_all_classes_stored_it_equals_aggregating_anew_from_the_images(precision, atol):
     n_all, n = 1000, 6
     with network_built_once():
         whole = tiny(n_classes=n_all, n_pooled=16, whitening=None)
@@ -95,7 +103,7 @@ def test_with_all_classes_stored_it_equals_aggregating_anew_from_the_images():
             str(i),
             0.0,
             vectors=Vectors(
-                "", one.class_ids, class_vectors=one.class_vectors.astype(np.float16).astype("f4")
+                "", one.class_ids, class_vectors=stored_as(one.class_vectors, precision)
             ),
         )
         for i, one in enumerate(stored)
@@ -108,4 +116,4 @@ def test_with_all_classes_stored_it_equals_aggregating_anew_from_the_images():
     for i, one in enumerate(anew):
         assert set(one.class_ids.tolist()) == set(wanted.tolist())
         descriptor = unit(one.class_vectors.astype(np.float64).sum(axis=0))
-        assert found[str(i)] == pytest.approx(float(descriptor @ target), abs=1e-3)  # float16
+        assert found[str(i)] == pytest.approx(float(descriptor @ target), abs=atol)

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from cwf_milvus.aggregation import count_classes
+from cwf_milvus.cli_options import progress_bar
 from cwf_milvus.encoder import Encoder
 from cwf_milvus.errors import SettingsError
 from cwf_milvus.evaluation import methods, tables
 from cwf_milvus.evaluation.datasets import load_dataset
-from cwf_milvus.evaluation.features import FeatureStore, Progress, read_field
+from cwf_milvus.evaluation.features import FeatureStore, read_field
 from cwf_milvus.evaluation.metrics import Result
 from cwf_milvus.evaluation.runner import (
     BoxedQuery,
@@ -209,7 +210,7 @@ def _gather(
 ) -> Inputs:
     store = FeatureStore(encoder, arguments.cache, cells=cells)
     photos = arguments.whiten_from if fit else None
-    return gather(dataset, store, photos, progress=_progress(arguments.quiet))
+    return gather(dataset, store, photos, progress=progress_bar(arguments.quiet, "features"))
 
 
 def _encoder(arguments: argparse.Namespace, backbone: str, **settings: Any) -> Encoder:
@@ -316,19 +317,3 @@ def _give(
 
         print(f"written: {plot_sweep(made[0], arguments.plot)}", file=sys.stderr)
     return 0
-
-
-def _progress(quiet: bool) -> Progress | None:
-    if quiet:
-        return None
-    from tqdm import tqdm
-
-    bar = tqdm(unit="photo", desc="features", dynamic_ncols=True)
-
-    def show(done: int, total: int) -> None:
-        bar.total = total
-        bar.update(done - bar.n)
-        if done == total:
-            bar.close()
-
-    return show

@@ -24,7 +24,7 @@ from cwf_milvus.evaluation.runner import Inputs
 from cwf_milvus.expansion import query_expand
 from cwf_milvus.hits import Hit, Query
 from cwf_milvus.rerank.base import Context, Stage, checked_count
-from cwf_milvus.rerank.vectors import Kind
+from cwf_milvus.rerank.vectors import KINDS, Kind
 from cwf_milvus.whitening import Whitening
 from cwf_milvus.whitenings import Whitenings, fit_conditions
 
@@ -135,6 +135,9 @@ def paper_encoder(encoder: Encoder, inputs: Inputs, n_fit_classes: int) -> Encod
 class OnTop(Stage):
     """A stage on the first few hits alone; the others follow in the order that they had.
 
+    What it made of a query's hits it remembers, so that settings which differ in what follows
+    share it.
+
     Args:
         stage: what to run.
         hits: on how many, such as the paper's R.
@@ -144,15 +147,20 @@ class OnTop(Stage):
         self.stage = stage
         self.hits = checked_count("hits", hits)
         self.name = stage.name
+        self._made: dict[object, list[Hit]] = {}
 
     @property
     def needed(self) -> tuple[Kind, ...]:
-        """What the stage needs."""
-        return self.stage.needed
+        """What the stage needs, and descriptors, which it may change for those that follow."""
+        return tuple({*self.stage.needed, "descriptor"})
 
     def __call__(self, query: Query, hits: Sequence[Hit], context: Context) -> list[Hit]:
         """Return the hits, the first few as the stage leaves them."""
-        return [*self.stage(query, hits[: self.hits], context), *hits[self.hits :]]
+        top = hits[: self.hits]
+        key = (query.name, query.box, tuple((hit.uri, hit.score) for hit in top))
+        if key not in self._made:
+            self._made[key] = self.stage(query, top, replace(context, wanted=frozenset(KINDS)))
+        return [*self._made[key], *hits[self.hits :]]
 
 
 @torch.no_grad()

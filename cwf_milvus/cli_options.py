@@ -1,0 +1,115 @@
+"""What the commands share: options, their types, a progress bar, safe printing."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from typing import Any
+
+OK, SOME_FAILED, USAGE, REFUSED = 0, 1, 2, 3
+"""Exit statuses."""
+
+_ALL_CLASSES = 4096  # the most that a row of Milvus holds
+
+
+def add_command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], int], purpose: str
+) -> argparse.ArgumentParser:
+    """Add a command to the parser; `run` gets its arguments and returns the exit status."""
+    command: argparse.ArgumentParser = commands.add_parser(
+        name, help=purpose, description=f"{purpose[0].upper()}{purpose[1:]}."
+    )
+    command.set_defaults(run=run)
+    return command
+
+
+def collection_options(command: argparse.ArgumentParser) -> None:
+    """Add --uri and --collection."""
+    command.add_argument(
+        "--uri",
+        default=os.environ.get("CWF_MILVUS_URI", "photos.db"),
+        metavar="URI",
+        help="a .db path (Milvus Lite) or http(s)://host:port (%(default)s)",
+    )
+    command.add_argument(
+        "--collection",
+        default=os.environ.get("CWF_MILVUS_COLLECTION", "photos"),
+        metavar="NAME",
+        help="(%(default)s)",
+    )
+
+
+def network_options(command: argparse.ArgumentParser) -> None:
+    """Add --weights and --device."""
+    command.add_argument("--weights", metavar="FILE", help="the network's checkpoint")
+    command.add_argument(
+        "--device", metavar="NAME", help="cpu, cuda, ... (the GPU if there is one)"
+    )
+
+
+def batch_option(command: argparse.ArgumentParser) -> None:
+    """Add --batch-size."""
+    command.add_argument("--batch-size", type=positive, metavar="N", help="photos a forward pass")
+
+
+def backbone_options(command: argparse.ArgumentParser) -> None:
+    """Add --backbone and the options of its network."""
+    command.add_argument(
+        "--backbone", default="efficientnet_lite0", metavar="NAME", help="the network (%(default)s)"
+    )
+    network_options(command)
+
+
+def quiet_option(command: argparse.ArgumentParser) -> None:
+    """Add --quiet."""
+    command.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def positive(text: str) -> int:
+    """Return a whole number of at least 1, for argparse."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r}: give a whole number of at least 1")
+    return int(text)
+
+
+def count_or_all(text: str) -> int:
+    """Return a number of classes, for argparse; "all" is more than any network has."""
+    return _ALL_CLASSES if text == "all" else positive(text)
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """Return numbers with commas between them, for argparse."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: give class ids, as in 285,282") from error
+
+
+def token() -> str | None:
+    """Return the server's token, which is in no option: others could read it there."""
+    return os.environ.get("MILVUS_TOKEN")
+
+
+def printable(text: str) -> str:
+    """Return text without what would mislead a terminal."""
+    from cwf_milvus import hits  # here, since --help need not wait for torch
+
+    return hits.printable(text)
+
+
+def progress_bar(quiet: bool, doing: str) -> Callable[[int, int], None] | None:
+    """Return what shows (photos done, photos in all) as a bar; None for none."""
+    if quiet:
+        return None
+    from tqdm import tqdm
+
+    bar = tqdm(unit="photo", desc=doing, dynamic_ncols=True)
+
+    def show(done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+        if done == total:
+            bar.close()
+
+    return show
