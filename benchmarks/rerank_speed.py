@@ -51,7 +51,6 @@ def main() -> None:
     if not InstanceCollection.exists(place, name):
         build(place, name, arguments.rows, arguments.precision)
     with InstanceCollection.open(place, name) as photos:
-        vector_cache(photos).most_bytes = 2**30
         for n_queries in (1, 32):
             measure(photos, n_queries, arguments.rounds)
 

@@ -158,7 +158,9 @@ class Int8Vectors:
         return self.numbers.nbytes + self.scales.nbytes
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """Return them as float32, or as `dtype`; always a copy."""
+        """Return them as float32, or as `dtype`; always a copy, so that `copy=False` fails."""
+        if copy is False:
+            raise ValueError("vectors in int8 cannot be seen as floats without a copy")
         return np.multiply(self.numbers, self.scales[:, None], dtype=dtype or np.float32)
 
 

@@ -72,6 +72,8 @@ def test_int8_vectors_are_read_as_they_are_and_turn_into_the_same_floats():
     assert kept.nbytes == 70 * 1028
     np.testing.assert_array_equal(np.asarray(kept), unpack_vectors(texts, 1024, "int8"))
     assert np.asarray(kept, np.float64).dtype == np.float64
+    with pytest.raises(ValueError, match="without a copy"):
+        np.asarray(kept, copy=False)
 
 
 def test_int8_takes_half_the_fields_of_float16():
