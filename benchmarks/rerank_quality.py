@@ -18,12 +18,12 @@ import numpy as np
 
 from cwf_milvus.encoder import Encoder
 from cwf_milvus.encoding import Encoding
-from cwf_milvus.evaluation.arrays import ArrayCollection
+from cwf_milvus.evaluation.arrays import ArrayCollection, rank
 from cwf_milvus.evaluation.datasets import load_dataset
 from cwf_milvus.evaluation.features import FeatureStore, encodings
 from cwf_milvus.evaluation.metrics import evaluate_rankings
 from cwf_milvus.evaluation.runner import Inputs, ask_whole, gather
-from cwf_milvus.expansion import AlphaExpansion, LocalExpansion, QueryExpansion
+from cwf_milvus.expansion import AlphaExpansion, LocalExpansion, QueryExpansion, alpha_expand
 from cwf_milvus.hits import Query
 from cwf_milvus.rerank import Classes, Regions, Stage
 from cwf_milvus.search import search_queries
@@ -97,6 +97,16 @@ def stages(encoder: Encoder, inputs: Inputs) -> Iterator[tuple[str, list[float]]
             rankings = [[names[hit.uri] for hit in hits] for hits in answers]
             found.append(evaluate_rankings(inputs.dataset, rankings).mean_ap)
         yield label, found
+    descriptors = np.stack([one.descriptor for one in stored])
+    found = []
+    for neighbours in (5, 10):
+        near = rank(descriptors, descriptors)[:, 1 : neighbours + 1]  # but for the photo itself
+        augmented = [
+            alpha_expand(d, descriptors[n]) for d, n in zip(descriptors, near, strict=True)
+        ]
+        order = rank(np.stack([one.descriptor for one in asked]), np.stack(augmented))
+        found.append(evaluate_rankings(inputs.dataset, list(order)).mean_ap)
+    yield "`augment`, 5 / 10 neighbours, alpha 3", found
 
 
 def online(encoder: Encoder, inputs: Inputs) -> Iterator[tuple[str, list[float]]]:

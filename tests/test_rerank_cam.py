@@ -207,6 +207,10 @@ def test_another_descriptor_of_the_best_region_is_the_encoders_of_that_crop(phot
             expected = both.describe(of_classes, [both.whiten(pooled, "regions")])[0]
         np.testing.assert_allclose(hit.vectors.descriptor, expected.numpy(), atol=1e-5)
         assert not np.allclose(hit.vectors.descriptor, stored[hit.uri], atol=0.05)
+    few = Cam(n_described=2)(query, before, context)
+    for hit in few[2:]:
+        np.testing.assert_array_equal(hit.vectors.descriptor, stored[hit.uri])
+    assert all((hit.vectors.descriptor != stored[hit.uri]).any() for hit in few[:2])
     for hit in Cam()(query, before[:3], replace(context, wanted=frozenset())):
         np.testing.assert_array_equal(hit.vectors.descriptor, stored[hit.uri])
 
@@ -261,7 +265,14 @@ def test_no_hits_stay_no_hits(photos, query):
 
 
 @pytest.mark.parametrize(
-    "options", [{"n_classes": 0}, {"n_heat": 0}, {"thresholds": ()}, {"thresholds": (0.1, 1.0)}]
+    "options",
+    [
+        {"n_classes": 0},
+        {"n_heat": 0},
+        {"n_described": 0},
+        {"thresholds": ()},
+        {"thresholds": (0.1, 1.0)},
+    ],
 )
 def test_numbers_that_cannot_be_are_refused(options):
     with pytest.raises(SettingsError, match="give"):

@@ -87,7 +87,8 @@ class Cam(Stage):
     Photos that cannot be read any more keep their place, and a note says why. The descriptor of a
     hit's best region takes the place of its stored one for the expansion of this query: in a
     collection of the paper's descriptors (`descriptor="classes"`) the sum over the query's classes
-    that was scored; in others what the encoder makes of that region, as of a query's box.
+    that was scored; in others what the encoder makes of that region, as of a query's box, for as
+    many of the best hits as `n_described` says.
 
     With the encoder's `paper_compat` the 40 % box is never scored, as in the published scripts.
     Their other slip, that a region's descriptor is seen by later queries too, is not repeated.
@@ -96,6 +97,8 @@ class Cam(Stage):
         n_classes: how many of the query's classes (the paper's 6).
         n_heat: the maps of how many of them make the heat map that the boxes come from.
         thresholds: of the boxes, fractions of the heat map's maximum.
+        n_described: how many of the best hits get the descriptor of their region, where it takes
+            work of its own (a sixth of a forward pass); no expansion should take more.
 
     Raises:
         SettingsError: a number under 1, or a threshold that is not between 0 and 1.
@@ -104,13 +107,18 @@ class Cam(Stage):
     name = "cam"
 
     def __init__(
-        self, n_classes: int = 6, n_heat: int = 2, thresholds: Sequence[float] = THRESHOLDS
+        self,
+        n_classes: int = 6,
+        n_heat: int = 2,
+        thresholds: Sequence[float] = THRESHOLDS,
+        n_described: int = 20,
     ) -> None:
         self.n_classes = checked_count("n_classes", n_classes)
         self.n_heat = checked_count("n_heat", n_heat)
         if not thresholds or not all(0 < one < 1 for one in thresholds):
             raise SettingsError(f"thresholds={thresholds!r}: give fractions between 0 and 1")
         self.thresholds = tuple(thresholds)
+        self.n_described = checked_count("n_described", n_described)
 
     def __call__(self, query: Query, hits: Sequence[Hit], context: Context) -> list[Hit]:
         """Return the hits in the order of their scores; see `Stage`.
@@ -129,6 +137,7 @@ class Cam(Stage):
         descriptors: dict[int, np.ndarray] = {}
         reasons: dict[int, str] = {}
         is_papers = encoder.settings.descriptor == "classes"
+        crops: dict[int, tuple[Tensor, Tensor, CellBox]] = {}  # of the best hits so far
         for seen, members in _seen(encoder, hits, reasons):
             maps, found = self._regions(encoder, seen, ids, [place for place, _ in members])
             for (place, i), (cell_boxes, vectors) in zip(members, found, strict=True):
@@ -137,13 +146,15 @@ class Cam(Stage):
                 scores[i] = float(cosines[best])
                 boxes[i] = _in_pixels(cell_boxes[best], seen.features.shape[-2:], hits[i])
                 if "descriptor" in context.wanted and isinstance(hits[i].vectors, Vectors):
-                    own = vectors[best]
-                    if not is_papers:
+                    if is_papers:
+                        descriptors[i] = vectors[best].cpu().numpy()
+                    else:
                         one = slice(place, place + 1)
-                        own = _described(
-                            encoder, seen.features[one], maps[one], ids, cell_boxes[best]
-                        )
-                    descriptors[i] = own.cpu().numpy()
+                        crops[i] = seen.features[one].clone(), maps[one].clone(), cell_boxes[best]
+                        while len(crops) > self.n_described:
+                            del crops[min(crops, key=lambda i: (scores[i], -i))]
+        for i, crop in crops.items():
+            descriptors[i] = _described(encoder, ids, *crop).cpu().numpy()
 
         def changes(i: int) -> dict[str, Any]:
             changed: dict[str, Any] = {"box": boxes[i]}
@@ -183,15 +194,15 @@ class Cam(Stage):
 
 @torch.no_grad()
 def _described(
-    encoder: Encoder, features: Tensor, maps: Tensor, ids: Tensor, box: CellBox
+    encoder: Encoder, ids: Tensor, features: Tensor, maps: Tensor, box: CellBox
 ) -> Tensor:
     """Return the descriptor (d,) that the encoder gives to a box of a photo, as to a query's.
 
     Args:
         encoder: whose descriptors are not of classes alone.
+        ids: the query's classes, of shape (N,).
         features: X of shape (1, K, H, W).
         maps: of the query's classes, of shape (1, N, H, W).
-        ids: the query's classes, of shape (N,).
         box: in cells.
     """
     local = pool_local(features, maps, ids[None], ids[None], [box], encoder.settings)
