@@ -376,7 +376,7 @@ def test_json_holds_matches_andchosen_stages(photos):
         ("class-matched", None),
         ("cam", "aqe:2"),
     ],
-    ids=str,
+    ids=["regions-local", "regions-refetch", "classes", "online", "class-matched", "cam"],
 )
 def test_a_server_answers_every_stage_as_milvus_lite_does(photos, server_photos, rerank, expand):
     options = {"candidates": 8, "limit": 12, "filter": "place >= 2"}
