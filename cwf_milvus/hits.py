@@ -71,19 +71,16 @@ class Match:
 
 
 class Matches(Sequence[Match]):
-    """The matches of a hit, each made when it is looked at: few of many hits are shown.
+    """The matching regions of a hit, each made when it is looked at: few of many hits are shown.
 
     Args:
-        asked: the query's regions or classes.
-        own: the hit's, as a list or as boxes of shape (R, 4).
+        asked: the query's regions.
+        own: the hit's regions, of shape (R, 4), in its pixels.
         picks: of each match which of the query's, which of the hit's, and their cosine.
     """
 
     def __init__(
-        self,
-        asked: Sequence[Box | str],
-        own: Sequence[Box | str] | np.ndarray,
-        picks: Sequence[tuple[int, int, float]],
+        self, asked: Sequence[Box], own: np.ndarray, picks: Sequence[tuple[int, int, float]]
     ) -> None:
         self._asked, self._own, self._picks = asked, own, picks
 
@@ -98,10 +95,7 @@ class Matches(Sequence[Match]):
         if isinstance(index, slice):
             return Matches(self._asked, self._own, self._picks[index])
         q, v, cosine = self._picks[index]
-        own = self._own[v]
-        return Match(
-            self._asked[q], Box(*own.tolist()) if isinstance(own, np.ndarray) else own, cosine
-        )
+        return Match(self._asked[q], Box(*self._own[v].tolist()), cosine)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and list(self) == list(other)
@@ -150,7 +144,7 @@ class Hit:
 
     def but(self, **changes: Any) -> Hit:
         """Return the hit with other attributes; `dataclasses.replace`, only quicker."""
-        hit = object.__new__(Hit)
+        hit = object.__new__(type(self))
         hit.__dict__.update(self.__dict__, **changes)
         return hit
 

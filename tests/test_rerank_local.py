@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from stage_hits import DIM, hit, hits, names, query
 
 from cwf_milvus.errors import SettingsError
+from cwf_milvus.hits import Match, Matches
 from cwf_milvus.images import Box
 from cwf_milvus.rerank import Classes, Context, Regions, Stage
 from cwf_milvus.rerank.base import reranked
@@ -169,3 +171,18 @@ def test_a_region_vector_of_a_hit_is_found_by_itself():
     found = Regions()(asked, [*hits(), same], Context())
     assert found[0].uri == "same"
     assert found[0].score == pytest.approx(1, abs=1e-5)
+
+
+def test_matches_are_made_when_looked_at_and_are_a_sequence_like_any_other():
+    asked = [Box(0, 0, 4, 4), Box(1, 1, 2, 2)]
+    own = np.array([[5, 5, 9, 9], [6, 6, 7, 7]], np.float32)
+    matches = Matches(asked, own, [(1, 0, 0.9), (0, 1, 0.5)])
+    expected = (
+        Match(Box(1, 1, 2, 2), Box(5, 5, 9, 9), 0.9),
+        Match(Box(0, 0, 4, 4), Box(6, 6, 7, 7), 0.5),
+    )
+    assert (len(matches), matches[-1], tuple(matches[:1])) == (2, expected[1], expected[:1])
+    assert matches == expected
+    assert matches != expected[:1]
+    assert pickle.loads(pickle.dumps(matches)) == expected
+    assert repr(matches) == repr(expected)
