@@ -185,4 +185,4 @@ def test_matches_are_made_when_looked_at_and_are_a_sequence_like_any_other():
     assert matches == expected
     assert matches != expected[:1]
     assert pickle.loads(pickle.dumps(matches)) == expected
-    assert repr(matches) == repr(expected)
+    assert repr(matches) == repr(tuple(matches))
