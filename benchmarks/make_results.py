@@ -15,6 +15,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +38,22 @@ class Section:
     commands: tuple[str, ...]
 
 
-SECTIONS = (
+@dataclass(frozen=True)
+class Choices:
+    """A heading, a sentence, commands by column, and what is added to them by row."""
+
+    heading: str
+    words: str
+    columns: tuple[tuple[str, str], ...]
+    rows: tuple[str, ...]
+
+    @property
+    def commands(self) -> tuple[str, ...]:
+        """Every command of the table."""
+        return tuple(f"{base} {row}".strip() for row in self.rows for _, base in self.columns)
+
+
+SECTIONS: tuple[Section | Choices, ...] = (
     Section(
         "What users get",
         "Default settings, queries of whole photos, through Milvus Lite; then the same by plain "
@@ -106,6 +122,40 @@ SECTIONS = (
             ),
         ),
     ),
+    Choices(
+        "Settings of class vectors, one at a time",
+        "The descriptor of classes alone, and late interaction of class vectors on 200 candidates "
+        "of the default descriptor. The first row has the defaults.",
+        (
+            ("descriptor", f"{{set}} {WHOLE} --exact {FIT} --descriptor classes"),
+            ("re-ranked", f"{{set}} {WHOLE} --exact {FIT} --rerank classes --candidates 200"),
+        ),
+        (
+            "",
+            "--set feature_weighting=crow",
+            *(f"--set n_classes={n} --set n_pooled={n}" for n in (1, 4, 16, 64)),
+            *(f"--set class_whiten_power={power}" for power in (0, 0.5)),
+            *(f"--dim {dim}" for dim in (256, 512, 1280)),
+        ),
+    ),
+    Choices(
+        "Settings of regions, one at a time",
+        "The default descriptor, and late interaction of regions on 200 candidates of it. The "
+        "first row has the defaults.",
+        (
+            ("descriptor", f"{{set}} {WHOLE} --exact {FIT}"),
+            ("re-ranked", f"{{set}} {WHOLE} --exact {FIT} --rerank regions --candidates 200"),
+        ),
+        (
+            "",
+            *(f"--set region_levels={levels}" for levels in ("1,2,3", "1,2,3,4,5")),
+            "--set region_channel_weights=false",
+            "--set cam_regions=true",
+            *(f"--set region_whiten_power={power}" for power in (0.25, 0.4, 0.65)),
+            *(f"--set class_share={share}" for share in (0, 0.2, 0.3)),
+            *(f"--dim {dim}" for dim in (256, 512, 1280)),
+        ),
+    ),
     Section(
         "Number of classes (figure 4)",
         "The paper's offline aggregation at its 512 dimensions, then at our 1024. `pca` is how "
@@ -172,6 +222,9 @@ def main() -> None:
     ]
     for section in SECTIONS:
         lines += [f"## {section.heading}", "", section.words, ""]
+        if isinstance(section, Choices):
+            lines += choices(section, wanted, options.data, cache)
+            continue
         for template in section.commands:
             for name in dict.fromkeys(template.format(set=name) for name in SETS):
                 lines += ["```", f"cwf-milvus evaluate DATA/{name}", "```", ""]
@@ -181,6 +234,24 @@ def main() -> None:
                 told, markdown = measured(name, options.data, cache)
                 lines += [markdown.strip(), "", *cost(told), *verdict(told)]
     (ROOT / "docs" / "results.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+
+
+def choices(section: Choices, wanted: Sequence[str], data: str, cache: Path) -> list[str]:
+    """Return a table of mAP with a row for each setting, under the commands of its columns."""
+    columns = [
+        (what, base.format(set=name), name) for what, base in section.columns for name in SETS
+    ]
+    lines = ["```", *(f"cwf-milvus evaluate DATA/{base} OPTIONS" for _, base, _ in columns), "```"]
+    head = ["OPTIONS", *(f"{what}, {name}" for what, _, name in columns)]
+    lines += ["", f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
+    for row in section.rows:
+        cells = [f"`{row}`" if row else ""]
+        for _, base, _ in columns:
+            command = f"{base} {row}".strip()
+            told = measured(command, data, cache)[0] if command in wanted else None
+            cells.append(f"{told['results'][0]['result']['map']:.3f}" if told else "not measured")
+        lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, ""]
 
 
 def files_of(command: str, cache: Path) -> tuple[Path, Path]:

@@ -11,6 +11,7 @@ import numpy as np
 from cwf_milvus.augmentation import augmented_search
 from cwf_milvus.errors import BoxError, CollectionError, SettingsError
 from cwf_milvus.expansion import steer
+from cwf_milvus.garbage import no_garbage_collection
 from cwf_milvus.hits import Hit, Hits, Query, StageScore, shared_classes
 from cwf_milvus.images import Box, BoxLike, load_image
 from cwf_milvus.rerank.base import Context, Stage, checked_count
@@ -138,15 +139,16 @@ def search_queries(
     def find(asked: Sequence[Query], descriptors: np.ndarray, n: int) -> list[list[Hit]]:
         look = augmented_search if augmented else type(collection).search_vectors
         n = min(n + len(without), TOP_K)
-        answers = look(collection, descriptors, limit=n, filter=filter)
         names = collection.encoder.class_names
-        return [
-            [
-                as_hit(query, row, rank, names)
-                for rank, row in enumerate((r for r in rows if r.uri not in without), start=1)
+        with no_garbage_collection():
+            answers = look(collection, descriptors, limit=n, filter=filter)
+            return [
+                [
+                    as_hit(query, row, rank, names)
+                    for rank, row in enumerate((r for r in rows if r.uri not in without), start=1)
+                ]
+                for query, rows in zip(asked, answers, strict=True)
             ]
-            for query, rows in zip(asked, answers, strict=True)
-        ]
 
     descriptors = np.stack([query.encoding.descriptor for query in queries])
     answers = find(queries, descriptors, depth)

@@ -11,7 +11,7 @@ from small_encoders import CHELSEA, COFFEE, ROCKET, crops
 from cwf_milvus.cli import main
 from cwf_milvus.errors import SettingsError
 from cwf_milvus.evaluation import tables
-from cwf_milvus.evaluation.command import parse_sweep
+from cwf_milvus.evaluation.command import parse_settings, parse_sweep
 from cwf_milvus.evaluation.features import FeatureStore
 from cwf_milvus.evaluation.plots import plot_sweep
 from cwf_milvus.evaluation.tables import Line, Table
@@ -137,6 +137,43 @@ def test_table_2b_expands_and_reranks_the_aggregations_and_ours(evaluate, folder
     ours = {"ours + R regions 200 + local", "ours + R cam 100 + AQE 5"}
     assert papers | ours <= set(found)
     assert "| .773 / .838 / .750 / .780 |" in file.read_text()
+
+
+@pytest.mark.parametrize(
+    ("word", "settings"),
+    [
+        ("region_levels=1,2,3", {"region_levels": [1, 2, 3]}),
+        ("region_levels=[2]", {"region_levels": [2]}),
+        ("feature_weighting=crow", {"feature_weighting": "crow"}),
+        ("class_image_size=null", {"class_image_size": None}),
+        ("class_whiten_power=.5", {"class_whiten_power": 0.5}),
+        ("class_whiten_power=0.5", {"class_whiten_power": 0.5}),
+        ("region_channel_weights=false", {"region_channel_weights": False}),
+    ],
+)
+def test_settings_are_read_from_words(word, settings):
+    assert parse_settings([word]) == settings
+
+
+@pytest.mark.parametrize("word", ["dim", "=3", "dim="])
+def test_a_setting_without_name_or_value_is_refused(word):
+    with pytest.raises(SettingsError, match=f"--set '{word}': give NAME=VALUE"):
+        parse_settings([word])
+
+
+def test_any_setting_of_the_encoder_can_be_measured(evaluate, folder):
+    fit = ("--exact", "--whiten-from", str(folder / "fit"))
+    _, told, _ = evaluate(*fit, "--set", "region_levels=1,2", "--set", "region_whiten_power=0.25")
+    assert "region_levels=1,2 + region_whiten_power=0.25" in next(iter(values(told)))
+    _, usual, _ = evaluate(*fit)
+    assert told["results"][0]["bytes_per_photo"] < usual["results"][0]["bytes_per_photo"]
+    for word, words in (
+        ("levels=3", "unknown setting levels"),
+        ("region_levels=none", "region_levels='none': give"),
+    ):
+        status, _, said = evaluate(*fit, "--set", word, json_wanted=False)
+        assert status == 2
+        assert words in said
 
 
 @pytest.mark.server

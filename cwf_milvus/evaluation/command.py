@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -187,6 +188,26 @@ def parse_sweep(words: Sequence[str]) -> dict[str, list[int]]:
     return given
 
 
+def parse_settings(words: Sequence[str]) -> dict[str, Any]:
+    """Return encoder settings from words such as ``region_levels=1,2,3`` or ``dim=256``.
+
+    A value is JSON, numbers with commas between them, or else text.
+
+    Raises:
+        SettingsError: a word without a name or a value.
+    """
+    found = {}
+    for word in words:
+        name, _, text = word.partition("=")
+        if not name or not text:
+            raise SettingsError(f"--set {word!r}: give NAME=VALUE, as in region_levels=1,2,3")
+        for candidate in (text, f"0{text}", f"[{text}]", json.dumps(text)):
+            with contextlib.suppress(ValueError, RecursionError):
+                found[name] = json.loads(candidate)
+                break
+    return found
+
+
 def _measure(
     arguments: argparse.Namespace, dataset: Dataset, backbone: str, *, cells: bool = False
 ) -> Measure:
@@ -218,6 +239,7 @@ def _encoder(arguments: argparse.Namespace, backbone: str, **settings: Any) -> E
         value = getattr(arguments, name)
         if value is not None:
             settings.setdefault(name, value)
+    settings = {**parse_settings(arguments.set or []), **settings}
     return Encoder(
         backbone,
         weights=arguments.weights,
@@ -249,6 +271,7 @@ def _setting(arguments: argparse.Namespace, encoder: Encoder) -> str:
     ]
     if arguments.class_image_size is not None:
         parts.append(f"classes at {arguments.class_image_size} px")
+    parts += arguments.set or []
     if arguments.rerank:
         share = "" if arguments.class_weight is None else f", {arguments.class_weight} of classes,"
         parts.append(f"{arguments.rerank}{share} on {arguments.candidates}")

@@ -32,6 +32,13 @@ def add_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--descriptor", choices=("classes", "regions", "both"), help="what the descriptor sums"
     )
+    command.add_argument(
+        "--set",
+        action="append",
+        metavar="NAME=VALUE",
+        help="any other setting of the encoder, as in region_levels=1,2,3 or "
+        "feature_weighting=crow",
+    )
     asked = command.add_argument_group("queries")
     asked.add_argument("--whole-queries", action="store_true", help="leave the queries' boxes out")
     asked.add_argument(

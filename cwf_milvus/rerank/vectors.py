@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from cwf_milvus.garbage import no_garbage_collection
 from cwf_milvus.hits import Hit
 from cwf_milvus.packing import Int8Vectors, unpack_boxes
 
@@ -24,6 +25,7 @@ KINDS: tuple[Kind, ...] = ("descriptor", "classes", "regions")
 _CACHE_BYTES = 256 * 2**20
 _MESSAGE_BYTES = 4 * 2**20  # Milvus Lite takes four times as long for one answer of 48 MiB
 _THREADS = 4
+_LITE_THREADS = 1  # Milvus Lite is Python in this process: more only get into each other's way
 _Value = TypeVar("_Value")
 
 
@@ -151,16 +153,17 @@ def fetch_vectors(
                 wanted.setdefault(hit.uri, hit.vectors)
     if not wanted:
         return [list(hits) for hits in answers]
-    found = _fetched(collection, wanted, [kind for kind in KINDS if kind in kinds])
-    return [
-        [
-            hit.but(vectors=_joined(hit.vectors, found[hit.uri]))
-            if hit.uri in found and isinstance(hit.vectors, Vectors)
-            else hit
-            for hit in hits
+    with no_garbage_collection():
+        found = _fetched(collection, wanted, [kind for kind in KINDS if kind in kinds])
+        return [
+            [
+                hit.but(vectors=_joined(hit.vectors, found[hit.uri]))
+                if hit.uri in found and isinstance(hit.vectors, Vectors)
+                else hit
+                for hit in hits
+            ]
+            for hits in answers
         ]
-        for hits in answers
-    ]
 
 
 def _joined(had: Vectors, found: dict[str, _Array]) -> Vectors:
@@ -208,7 +211,7 @@ def _fetched(
 
     uris = list(missing)
     parts = [uris[start : start + at_once] for start in range(0, len(uris), at_once)]
-    with ThreadPoolExecutor(_THREADS) as threads:
+    with ThreadPoolExecutor(_LITE_THREADS if collection.store.is_lite else _THREADS) as threads:
         for part in threads.map(read, parts):
             for uri, arrays in part.items():
                 found[uri] |= arrays
