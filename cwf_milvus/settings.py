@@ -53,7 +53,7 @@ class EncoderSettings:
     backbone: str = "efficientnet_lite0"
     layer: str | None = None
     cams_from: str | None = None
-    image_size: int = 512
+    image_size: int = 640
     class_image_size: int | None = 224
     resize: Resize = "longest"
     n_classes: int = 32

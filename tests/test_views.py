@@ -15,9 +15,9 @@ from cwf_milvus.settings import EncoderSettings
 from cwf_milvus.views import Prepared, prepare, prepare_query
 
 CHELSEA = load_image(photos.chelsea(), uri="cat")  # 451 x 300
-DEFAULT = EncoderSettings()  # 512 for features, 224 for classes
+DEFAULT = EncoderSettings(image_size=512)  # and 224 for classes
 PAPER = EncoderSettings(image_size=720, resize="shortest", class_image_size=None)
-SCRIPTS = EncoderSettings(class_image_size=None, paper_compat=True)
+SCRIPTS = EncoderSettings(image_size=512, class_image_size=None, paper_compat=True)
 
 
 def blank(width: int, height: int) -> Image:
@@ -52,7 +52,7 @@ def test_features_and_classes_each_have_a_view_of_their_own_size():
 
 
 def test_without_a_size_for_classes_they_come_from_the_features_view():
-    settings = EncoderSettings(class_image_size=None)
+    settings = EncoderSettings(image_size=512, class_image_size=None)
     assert sizes(prepare(CHELSEA, settings, 32)) == ((512, 352), None)
 
 
@@ -94,7 +94,7 @@ def test_the_papers_views_keep_the_aspect_ratio_with_the_shorter_side_720(size, 
 )
 def test_the_scripts_views_are_squashed_to_1024_x_720_or_720_x_1024(size, expected):
     assert sizes(prepare(blank(*size), SCRIPTS, 16)) == (expected, None)
-    squash = EncoderSettings(resize="squash", class_image_size=None)
+    squash = EncoderSettings(image_size=512, resize="squash", class_image_size=None)
     assert sizes(prepare(blank(*size), squash, 16)) == (expected, None)
 
 
@@ -123,7 +123,7 @@ def test_a_querys_features_see_the_whole_photo_and_its_classes_the_crop_alone():
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        (EncoderSettings(class_image_size=None), (512, 256)),
+        (EncoderSettings(image_size=512, class_image_size=None), (512, 256)),
         (PAPER, (1440, 720)),
         (SCRIPTS, (1024, 720)),
     ],
@@ -137,10 +137,10 @@ def test_without_a_size_for_classes_a_crop_is_resized_as_a_photo_is(settings, ex
     "settings",
     [
         DEFAULT,
-        EncoderSettings(class_image_size=None),
+        EncoderSettings(image_size=512, class_image_size=None),
         EncoderSettings(image_size=128),
         PAPER,
-        EncoderSettings(resize="squash", class_image_size=None),
+        EncoderSettings(image_size=512, resize="squash", class_image_size=None),
     ],
 )
 @pytest.mark.parametrize("size", [(451, 300), (300, 451), (2000, 100)])
@@ -202,7 +202,7 @@ def test_a_box_over_the_border_is_clipped_to_the_photo():
 def test_the_scripts_divide_original_pixels_by_16_whatever_the_resize():
     box = (320, 160, 640, 480)
     assert cells((2048, 1440), box, SCRIPTS, stride=16) == (20, 10, 40, 30)
-    squash = EncoderSettings(resize="squash", class_image_size=None)
+    squash = EncoderSettings(image_size=512, resize="squash", class_image_size=None)
     assert cells((2048, 1440), box, squash, stride=16) == (10, 5, 20, 15)
     assert cells((1024, 720), box, SCRIPTS, stride=16) == cells((1024, 720), box, squash, stride=16)
 

@@ -118,7 +118,7 @@ def test_more_dimensions_than_it_has_are_refused_with_both_numbers(whitenings):
         ("backbone", "vgg16"),
         ("layer", "blocks"),
         ("cams_from", "resnet50"),
-        ("image_size", 640),
+        ("image_size", 512),
         ("class_image_size", None),
         ("resize", "shortest"),
         ("feature_weighting", "crow"),
