@@ -26,7 +26,7 @@ WHOLE = "--whole-queries"
 FIT = "--whiten-from DATA/unlabelled"
 OURS = "--rerank regions --expand local:1 --candidates 200"
 LITE2 = "--backbone efficientnet_lite2"
-SIZES = (384, 512, 640, 768)
+SIZES = (384, 512, 640)
 BASELINES = ("Raw", "uCroW", "SPoC", "CroW", "MAC", "R-MAC", "GeM", "BoW", "Razavian")
 
 
@@ -112,7 +112,7 @@ SECTIONS: tuple[Section | Choices, ...] = (
     ),
     Section(
         "Image size",
-        "Photos at 384, 512 and 768 px beside the default 640, each with whitenings fitted at "
+        "Photos at 384 and 512 px beside the default 640, each with whitenings fitted at "
         "that size; the descriptor, then re-ranked and expanded.",
         (
             *(f"{{set}} {WHOLE} --exact {FIT} --image-size {px}" for px in SIZES),

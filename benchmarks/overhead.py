@@ -24,7 +24,7 @@ from cwf_milvus.whitening import Whitening
 CASES = (
     ("vgg16_cam", "random", (720, 1024), "<= 3 %"),
     ("vgg16", "random", (720, 1024), "<= 6 %"),
-    ("efficientnet_lite0", None, (384, 512), "<= 6 %"),
+    ("efficientnet_lite0", None, (480, 640), "<= 6 %"),
 )
 
 

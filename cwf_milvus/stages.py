@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from cwf_milvus.errors import SettingsError
 from cwf_milvus.expansion import AlphaExpansion, LocalExpansion, QueryExpansion
@@ -14,9 +15,10 @@ from cwf_milvus.rerank.local import Classes, Regions
 from cwf_milvus.rerank.online import ClassMatched, Online
 from cwf_milvus.rerank.vectors import fetch_vectors
 
+CLASSES_DESCRIPTOR_WEIGHT = 0.3  # docs/decisions.md
 RERANKERS: dict[str, Callable[[], Stage]] = {
     "regions": Regions,
-    "classes": Classes,
+    "classes": partial(Classes, descriptor_weight=CLASSES_DESCRIPTOR_WEIGHT),
     "online": Online,
     "class-matched": ClassMatched,
     "cam": Cam,

@@ -12,6 +12,7 @@ from cwf_milvus.hits import Match, Matches
 from cwf_milvus.images import Box
 from cwf_milvus.rerank import Classes, Context, Regions, Stage
 from cwf_milvus.rerank.base import reranked
+from cwf_milvus.stages import chosen_stages
 
 
 def max_sim(asked: np.ndarray, stored: np.ndarray) -> float:
@@ -52,6 +53,15 @@ def test_the_fused_score_is_the_weighted_sum_of_regions_classes_and_descriptor()
         of_classes = max_sim(asked.encoding.class_vectors, one.vectors.class_vectors)
         mixed = 0.7 * of_regions + 0.3 * of_classes
         assert one.score == pytest.approx(0.8 * mixed + 0.2 * first.score, abs=1e-5)
+
+
+def test_classes_by_name_are_fused_with_the_descriptor():
+    asked, before = query(), hits()
+    (stage,) = chosen_stages("classes")
+    for one in stage(asked, before, Context()):
+        first = next(h for h in before if h.uri == one.uri)
+        of_classes = max_sim(asked.encoding.class_vectors, one.vectors.class_vectors)
+        assert one.score == pytest.approx(0.7 * of_classes + 0.3 * first.score, abs=1e-5)
 
 
 def test_class_vectors_are_read_only_where_they_count():

@@ -310,7 +310,7 @@ def test_the_code_example_of_an_operator_runs(
     exec(compile(code, f"{name}/README.md", "exec"), {})
     shown = capsys.readouterr().out
     expected = {
-        "cam_vgg_embed": r"\(1280, 11, 16\) \(64, 11, 16\)",
+        "cam_vgg_embed": r"\(1280, 13, 20\) \(64, 13, 20\)",
         "class_weight_pool": r"\(64, 1280\)",
         "pca_whiten": r"(1\.0|0\.99999)",
         "instance_insert": r"photo\.jpg stored\n.*damaged\.jpg '.*' is damaged or cut off",

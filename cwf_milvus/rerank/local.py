@@ -82,7 +82,9 @@ class Classes(Stage):
     A hit's `classes` become those of its classes that answer to the query's best.
 
     Args:
-        descriptor_weight: share of the first search's score, from 0 to 1.
+        descriptor_weight: share of the first search's score, from 0 to 1; ``rerank="classes"``
+            takes .3, since class vectors alone rank small things no better than the descriptor
+            does (docs/decisions.md).
     """
 
     name = "classes"
