@@ -27,6 +27,7 @@ from cwf_milvus.expansion import AlphaExpansion, LocalExpansion, QueryExpansion,
 from cwf_milvus.hits import Query
 from cwf_milvus.rerank import Classes, Regions, Stage
 from cwf_milvus.search import search_queries
+from cwf_milvus.stages import chosen_stages
 
 SETS = ("objects_dev", "landmarks_dev")
 ALL = 1000
@@ -35,7 +36,10 @@ Settings = Sequence[tuple[Sequence[Stage], int]]
 TABLE: dict[str, Settings] = {
     "descriptor": [([], ALL)],
     "`regions`, 50 / 100 / 200 / all candidates": [([Regions()], n) for n in (50, 100, 200, ALL)],
-    "`classes`, 50 / 100 / 200 / all candidates": [([Classes()], n) for n in (50, 100, 200, ALL)],
+    "`Classes()`, 50 / 100 / 200 / all candidates": [([Classes()], n) for n in (50, 100, 200, ALL)],
+    "`classes` (.3 of the descriptor), 100 / 200 / all": [
+        (chosen_stages("classes"), n) for n in (100, 200, ALL)
+    ],
     "`Regions(class_weight=.2)`, 200": [([Regions(class_weight=0.2)], 200)],
     "`Regions(descriptor_weight=.2)`, 200": [([Regions(descriptor_weight=0.2)], 200)],
     "`regions` + `local`, lent by 1 hit, then 2 (default), 200": [
