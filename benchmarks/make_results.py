@@ -121,7 +121,7 @@ SECTIONS: tuple[Section | Choices, ...] = (
     ),
     Choices(
         "Settings of class vectors, one at a time",
-        "The descriptor of classes alone, and late interaction of class vectors on 200 candidates "
+        "The descriptor of classes alone, and re-ranking by classes of 200 candidates "
         "of the default descriptor. The first row has the defaults.",
         (
             ("descriptor", f"{{set}} {WHOLE} --exact {FIT} --descriptor classes"),
