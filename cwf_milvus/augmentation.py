@@ -158,17 +158,7 @@ def _name(collection: InstanceCollection) -> str:
 
 def _schema(collection: InstanceCollection) -> Any:
     """Return the schema: as the main collection's, without the packed vectors."""
-    layout = collection.layout
-    schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=True)
-    schema.add_field("uri", DataType.VARCHAR, is_primary=True, max_length=URI_BYTES)
-    schema.add_field("descriptor", DataType.FLOAT_VECTOR, dim=layout.dim)
-    schema.add_field("content", DataType.VARCHAR, max_length=64)
-    schema.add_field("checksum", DataType.VARCHAR, max_length=64)
-    schema.add_field("width", DataType.INT64)
-    schema.add_field("height", DataType.INT64)
-    items = {"datatype": DataType.ARRAY, "max_capacity": max(1, layout.n_classes)}
-    schema.add_field("class_ids", element_type=DataType.INT64, **items)
-    schema.add_field("class_scores", element_type=DataType.FLOAT, **items)
+    schema = collection.layout.schema_without_vectors()
     schema.add_field(_OWN[0], DataType.VARCHAR, max_length=64)
     schema.add_field(_OWN[1], DataType.DOUBLE)
     return schema

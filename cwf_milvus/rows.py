@@ -115,6 +115,13 @@ class Layout:
 
     def schema(self) -> CollectionSchema:
         """Return the schema of the main collection."""
+        schema = self.schema_without_vectors()
+        for name in (*self.class_fields, "region_boxes", *self.region_fields):
+            schema.add_field(name, DataType.VARCHAR, max_length=FIELD_BYTES)
+        return schema
+
+    def schema_without_vectors(self) -> CollectionSchema:
+        """Return the schema of what every row has, without the packed vectors."""
         schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=True)
         schema.add_field("uri", DataType.VARCHAR, is_primary=True, max_length=URI_BYTES)
         schema.add_field("descriptor", DataType.FLOAT_VECTOR, dim=self.dim)
@@ -125,8 +132,6 @@ class Layout:
         items = {"datatype": DataType.ARRAY, "max_capacity": max(1, self.n_classes)}
         schema.add_field("class_ids", element_type=DataType.INT64, **items)
         schema.add_field("class_scores", element_type=DataType.FLOAT, **items)
-        for name in (*self.class_fields, "region_boxes", *self.region_fields):
-            schema.add_field(name, DataType.VARCHAR, max_length=FIELD_BYTES)
         return schema
 
     def pack(self, encoding: Encoding, metadata: Mapping[str, Any] | None) -> dict[str, Any]:
