@@ -12,12 +12,12 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pymilvus import DataType, MilvusClient
+from pymilvus import DataType
 
 from cwf_milvus.errors import CollectionError, SettingsError
 from cwf_milvus.expansion import alpha_expand, checked_alpha
 from cwf_milvus.rerank.base import checked_count
-from cwf_milvus.rows import PLAIN_FIELDS, URI_BYTES, Row
+from cwf_milvus.rows import PLAIN_FIELDS, Row
 from cwf_milvus.store import METRIC, TOP_K, check_limit
 
 if TYPE_CHECKING:
