@@ -265,6 +265,7 @@ class LocalExpansion(Stage):
     """
 
     name = "local"
+    brief = True
 
     def __init__(
         self,

@@ -6,7 +6,9 @@ import logging
 import os
 import re
 import threading
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import grpc  # type: ignore[import-untyped]
 from pymilvus import MilvusClient, MilvusException
@@ -114,6 +116,36 @@ def release_lite(path: str) -> None:
         if not _lite_users[path]:
             del _lite_users[path]
             server_manager_instance.release_server(path)
+
+
+def embedded_rows(
+    path: str, collection: str, ids: Sequence[str], fields: Sequence[str]
+) -> list[dict[str, Any]] | None:
+    """Return rows by their primary keys from a database that this process has open.
+
+    Milvus Lite runs in the process of its client, and its embedded API (`milvus_lite.MilvusLite`)
+    gives what it would send to itself through a socket, in a quarter of the time.
+
+    Args:
+        path: from `checked_path`, opened.
+        collection: its name.
+        ids: primary keys; missing ones are left out.
+        fields: of texts and float vectors alone, which are the same either way.
+
+    Returns:
+        The rows; None where they are to be asked for through the client, which says what is wrong.
+    """
+    from milvus_lite import MilvusLite, MilvusLiteError
+    from milvus_lite.server_manager import server_manager_instance
+
+    served = getattr(server_manager_instance, "_servers", {}).get(path, ())
+    database = next((part for part in served if isinstance(part, MilvusLite)), None)
+    if database is None:
+        return None
+    try:
+        return database.get_collection(collection).get(list(ids), output_fields=list(fields))
+    except (MilvusLiteError, OSError, AttributeError, TypeError):
+        return None
 
 
 class _Cause(logging.Handler):

@@ -17,6 +17,7 @@ from cwf_milvus.lite import (
     MILVUS_ERRORS,
     NO_PLACE,
     checked_path,
+    embedded_rows,
     open_lite,
     release_lite,
     words_of,
@@ -180,6 +181,26 @@ class Store:
             )
             found.update((row[key], row) for row in rows)
         return found
+
+    def fetch_vectors(
+        self,
+        collection: str,
+        key: str,
+        ids: Sequence[str],
+        fields: Sequence[str],
+        *,
+        row_bytes: int,
+    ) -> dict[str, _Row]:
+        """Return rows as `fetch` does, of texts and float vectors alone, after our own writes.
+
+        Those of Milvus Lite are read in this process, in which it runs: `embedded_rows`.
+        """
+        if self._lite_path is not None and self._client is not None:
+            asked = [one for one in dict.fromkeys(ids) if is_storable(one)]
+            rows = embedded_rows(self._lite_path, collection, asked, [key, *fields])
+            if rows is not None:
+                return {row[key]: row for row in rows}
+        return self.fetch(collection, key, ids, fields, row_bytes=row_bytes, consistency="Session")
 
     def scan(self, collection: str, key: str, fields: Sequence[str] = ()) -> Iterator[_Row]:
         """Yield every row of a collection in the order of its primary keys.

@@ -11,7 +11,10 @@ from small_encoders import CHELSEA, tiny
 
 from cwf_milvus.collection import InstanceCollection
 from cwf_milvus.errors import FilterError
+from cwf_milvus.expansion import LocalExpansion
 from cwf_milvus.garbage import no_garbage_collection
+from cwf_milvus.rerank import Cam, Regions
+from cwf_milvus.rerank.base import Context, Stage
 
 
 def test_it_is_off_within_and_on_again_after_whatever_happens():
@@ -60,3 +63,21 @@ def test_searches_leave_it_on_refused_ones_too(tmp_path):
         with pytest.raises(FilterError):
             photos.search(CHELSEA, filter="no filter")
         assert gc.isenabled()
+
+
+def test_it_waits_for_all_queries_of_a_brief_stage_alone():
+    class Watching(Stage):
+        def __call__(self, query, hits, context):
+            seen.append(gc.isenabled())
+            return list(hits)
+
+    seen: list[bool] = []
+    stage = Watching()
+    stage.run([None, None], [[], []], Context())
+    stage.brief = True
+    stage.run([None, None], [[], []], Context())
+    assert seen == [True, True, False, False]
+    assert gc.isenabled()
+    assert Regions.brief
+    assert LocalExpansion.brief
+    assert not Cam.brief

@@ -257,13 +257,13 @@ def test_boxes_for_another_number_of_queries_are_refused(photos):
 def test_what_stages_need_is_fetched_once_for_all_queries(photos, monkeypatch):
     vector_cache(photos).most_bytes = 0
     asked: list[tuple[int, tuple[str, ...]]] = []
-    fetch = type(photos.store).fetch
+    fetch = type(photos.store).fetch_vectors
 
     def watched(store, name, key, ids, fields, **options):
         asked.append((len(set(ids)), tuple(fields)))
         return fetch(store, name, key, ids, fields, **options)
 
-    monkeypatch.setattr(type(photos.store), "fetch", watched)
+    monkeypatch.setattr(type(photos.store), "fetch_vectors", watched)
     queries = [ask("chelsea.png"), ask("coffee.png")]
     search_queries(photos, queries, limit=5, filter=None, stages=[Regions(), LocalExpansion()])
     vector_cache(photos).most_bytes = 2**28

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
+from milvus_lite.server_manager import server_manager_instance
 from milvus_server import MilvusServer, why_not
 from pymilvus import MilvusClient
 from test_collection import TinyEncoder, encoding
@@ -128,6 +129,57 @@ def test_a_damaged_database_is_refused_and_not_a_traceback(tmp_path, capfd):
     with pytest.raises(StoreError, match="Milvus at"):
         InstanceCollection.open(uri, "photos")
     assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.fixture
+def rows_with_vectors(tmp_path):
+    """A collection with rows on disk and rows in memory, and a key that wants quoting."""
+    names = ["a.jpg", 'quo"ted\\\n.jpg', "c.jpg"]
+    uri = tmp_path / "photos.db"
+    with InstanceCollection.create(uri, "photos", TinyEncoder()) as photos:
+        photos.upsert([encoding(names[0]), encoding(names[1], seed=1)])
+    with InstanceCollection.open(uri, "photos", encoder=None) as photos:
+        photos.upsert([encoding(names[2], seed=2), encoding(names[0], seed=3)])
+        yield photos, names
+
+
+def test_vectors_read_in_this_process_are_those_that_milvus_sends(rows_with_vectors, monkeypatch):
+    photos, names = rows_with_vectors
+    fields = ["descriptor", *photos.layout.vector_fields]
+    asked = [*names, names[0], "missing.jpg", "\udcff.jpg"]
+    options = {"row_bytes": photos.layout.row_bytes}
+    sent = photos.store.fetch("photos", "uri", asked, fields, **options)
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "call", None)  # nothing is asked through the client
+        read = photos.store.fetch_vectors("photos", "uri", asked, fields, **options)
+    assert set(read) == set(names)
+    for uri, row in sent.items():
+        assert {name: row[name] for name in fields} == {name: read[uri][name] for name in fields}
+        assert read[uri]["uri"] == uri
+
+
+@pytest.mark.parametrize("served", [None, (), ("server", "no database", 1)])
+def test_vectors_are_asked_for_where_they_cannot_be_read_so(rows_with_vectors, monkeypatch, served):
+    photos, names = rows_with_vectors
+    fields = photos.layout.vector_fields
+    options = {"row_bytes": photos.layout.row_bytes}
+    read = photos.store.fetch_vectors("photos", "uri", names, fields, **options)
+    with monkeypatch.context() as patch:
+        if served is None:
+            patch.delattr(server_manager_instance, "_servers")
+        else:
+            patch.setitem(server_manager_instance._servers, photos.store._lite_path, served)
+        assert photos.store.fetch_vectors("photos", "uri", names, fields, **options) == read
+
+
+def test_vectors_of_what_is_not_there_or_closed_are_refused_in_our_words(rows_with_vectors):
+    photos, names = rows_with_vectors
+    with pytest.raises(StoreError, match=r"failed in query .*nothing"):
+        photos.store.fetch_vectors("nothing", "uri", names, ["descriptor"], row_bytes=1)
+    store = Store(photos.store.uri)
+    store.close()
+    with pytest.raises(StoreError, match="closed"):
+        store.fetch_vectors("photos", "uri", names, ["descriptor"], row_bytes=1)
 
 
 def test_a_full_disk_is_named_and_what_was_stored_is_kept(tmp_path):

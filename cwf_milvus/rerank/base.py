@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from cwf_milvus.errors import SettingsError
+from cwf_milvus.garbage import no_garbage_collection
 from cwf_milvus.hits import Hit, Query
 from cwf_milvus.packing import Int8Vectors
 from cwf_milvus.rerank.vectors import KINDS, Kind, Vectors
@@ -41,10 +43,12 @@ class Stage:
     Attributes:
         name: what the hits record the stage's score under.
         needs: which of the hits' stored vectors it reads: "descriptor", "classes", "regions".
+        brief: it takes milliseconds a query, so that Python's garbage collection may wait for it.
     """
 
     name: str = "stage"
     needs: ClassVar[tuple[Kind, ...]] = ()
+    brief: ClassVar[bool] = False
 
     @property
     def needed(self) -> tuple[Kind, ...]:
@@ -65,7 +69,10 @@ class Stage:
         self, queries: Sequence[Query], answers: Sequence[Sequence[Hit]], context: Context
     ) -> list[list[Hit]]:
         """Answer several queries; a stage that can do so at once overrides it."""
-        return [self(query, hits, context) for query, hits in zip(queries, answers, strict=True)]
+        with no_garbage_collection() if self.brief else nullcontext():
+            return [
+                self(query, hits, context) for query, hits in zip(queries, answers, strict=True)
+            ]
 
 
 def reranked(

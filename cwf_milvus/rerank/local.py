@@ -42,6 +42,7 @@ class Regions(Stage):
     """
 
     name = "regions"
+    brief = True
 
     def __init__(self, *, class_weight: float = 0.0, descriptor_weight: float = 0.0) -> None:
         self.class_weight = checked_share("class_weight", class_weight)
@@ -89,6 +90,7 @@ class Classes(Stage):
 
     name = "classes"
     needs = ("classes",)
+    brief = True
 
     def __init__(self, *, descriptor_weight: float = 0.0) -> None:
         self.descriptor_weight = checked_share("descriptor_weight", descriptor_weight)

@@ -37,6 +37,7 @@ class Online(Stage):
 
     name = "online"
     needs = ("classes",)
+    brief = True
 
     def __init__(self, n_classes: int = N_CLASSES) -> None:
         self.n_classes = checked_count("n_classes", n_classes)
@@ -68,6 +69,7 @@ class ClassMatched(Stage):
 
     name = "class-matched"
     needs = ("classes",)
+    brief = True
 
     def __init__(self, n_classes: int = N_CLASSES) -> None:
         self.n_classes = checked_count("n_classes", n_classes)

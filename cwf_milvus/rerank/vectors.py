@@ -204,8 +204,8 @@ def _fetched(
     at_once = max(1, _MESSAGE_BYTES // max(1, row_bytes))
 
     def read(uris: list[str]) -> dict[str, dict[str, _Array]]:
-        rows = collection.store.fetch(
-            collection.name, "uri", uris, names, row_bytes=row_bytes, consistency="Session"
+        rows = collection.store.fetch_vectors(
+            collection.name, "uri", uris, names, row_bytes=row_bytes
         )
         return {uri: _decoded(row, asked, stored, layout) for uri, row in rows.items()}
 
