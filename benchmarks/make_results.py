@@ -99,9 +99,9 @@ SECTIONS: tuple[Section | Choices, ...] = (
         "All of them on the features of efficientnet_lite0 at 640 px, with and without "
         "PCA-whitening. The single vectors' whitenings have 175 dimensions, a quarter of the 700 "
         "photos that there are to fit them on; class vectors and regions come many from a photo. "
-        "The bag of words has as many of its 25,000 words as there are tens of features to learn "
-        "them from; fewer do a little better (--bow-words 4000: .204 and .836, whitened), as cells "
-        "of a stride of 32 pixels are no good words.",
+        "The bag of words has a word for every ten local features of those photos, fewer than its "
+        "default of 25,000; with `--bow-words 4000` it did a little better (.204 and .836, "
+        "whitened). Cells of a stride of 32 pixels are no good words.",
         (f"{{set}} {WHOLE} --exact {FIT} --table 2a",),
     ),
     Section(

@@ -23,7 +23,7 @@ Kind = Literal["descriptor", "classes", "regions"]
 KINDS: tuple[Kind, ...] = ("descriptor", "classes", "regions")
 
 _CACHE_BYTES = 256 * 2**20
-_MESSAGE_BYTES = 4 * 2**20  # Milvus Lite takes four times as long for one answer of 48 MiB
+_MESSAGE_BYTES = 4 * 2**20  # read at once; one answer of 48 MiB takes gRPC four times as long
 _THREADS = 4
 _LITE_THREADS = 1  # Milvus Lite is Python in this process: more only get into each other's way
 _Value = TypeVar("_Value")
