@@ -14,6 +14,7 @@ import numpy as np
 from pymilvus import DataType, MilvusClient
 
 from cwf_milvus.encoding import Encoding
+from cwf_milvus.errors import CollectionError
 from cwf_milvus.store import MESSAGE_BYTES, Store
 
 _URI_BYTES = 4096
@@ -32,21 +33,25 @@ class ClassRows:
         self._store = store
         self.name = f"{collection}_classes"
         self._at_once = max(1, MESSAGE_BYTES // (4 * dim + 2 * _URI_BYTES))
-        store.load(self.name)
-
-    @classmethod
-    def create(cls, store: Store, collection: str, dim: int) -> None:
-        """Create the collection anew."""
-        name = f"{collection}_classes"
-        if store.call("has_collection", name):  # left by a creation that was interrupted
-            store.call("drop_collection", name)
         schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
         schema.add_field("key", DataType.VARCHAR, is_primary=True, max_length=64)
         schema.add_field("uri", DataType.VARCHAR, max_length=_URI_BYTES)
         schema.add_field("class_id", DataType.INT64)
         schema.add_field("rank", DataType.INT64)
         schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dim)
-        store.create(name, schema, "vector", {"index_type": "FLAT"})
+        store.ensure(self.name, schema, "vector", {"index_type": "FLAT"})
+
+    @staticmethod
+    def must_be_free(store: Store, collection: str) -> None:
+        """Raise `CollectionError` where rows of an earlier collection of this name are left."""
+        name = f"{collection}_classes"
+        if store.call("has_collection", name):
+            store.load(name)
+            if store.count(name):
+                raise CollectionError(
+                    f"{name!r} in {store.uri} has rows of an earlier collection {collection!r}: "
+                    "drop it if nobody needs it, or choose another name"
+                )
 
     def replace(self, encodings: Sequence[Encoding], present: Collection[str]) -> None:
         """Store the class vectors of photos in place of those that `present` ones have."""

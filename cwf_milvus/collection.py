@@ -60,6 +60,7 @@ class InstanceCollection:
         self.sidecar = Sidecar(store, name)
         about = self.sidecar.manifest
         self.layout = Layout.of(about)
+        store.ensure_index(name, "descriptor", about.get("index") or checked_index(None, True))
         check_schema(store, name, self.layout)
         if encoder is not None:
             check_encoder(encoder, self.sidecar.manifest, name)
@@ -110,34 +111,49 @@ class InstanceCollection:
         encoder.state()  # an unfitted one is refused before anything is made
         store = Store(uri, token=token, make=True)
         try:
-            if store.call("has_collection", name):
-                if not exist_ok:
-                    raise CollectionError(
-                        f"the collection {name!r} is in {store.uri} already: open it, or give "
-                        "exist_ok=True"
-                    )
-                there = cls(store, name, encoder=encoder)
-                here = {
-                    "class_rows": there.class_rows is not None,
-                    "precision": there.layout.precision,
-                }
-                for option, asked in (("class_rows", class_rows), ("precision", precision)):
-                    if asked is not None and here[option] != asked:
-                        raise MismatchError(
-                            f"the collection {name!r} was made with {option}={here[option]!r}, "
-                            f"{option}={asked!r} was asked for"
-                        )
-                return there
             kind = checked_index(index, store.is_lite)
-            about = {"precision": layout.precision, "class_rows": class_rows, "index": kind}
-            Sidecar.create(store, name, encoder, **about)
-            if class_rows:
-                ClassRows.create(store, name, layout.dim)
-            store.create(name, layout.schema(), "descriptor", kind)  # last: now it exists
-            return cls(store, name, encoder=encoder)
+            if not store.call("has_collection", name):
+                about = {"precision": layout.precision, "class_rows": class_rows, "index": kind}
+                if class_rows:
+                    ClassRows.must_be_free(store, name)
+                mark = Sidecar.create(store, name, encoder, **about)
+                try:
+                    store.create(name, layout.schema(), "descriptor", kind, mark=mark)  # now it is
+                except CollectionError:  # another made it meanwhile
+                    Sidecar.discard(store, name, f"{mark}/")
+                    if not exist_ok:
+                        raise
+                else:
+                    return cls(store, name, encoder=encoder)
+            elif not exist_ok:
+                raise CollectionError(
+                    f"the collection {name!r} is in {store.uri} already: open it, or give "
+                    "exist_ok=True"
+                )
+            return cls._reopened(store, name, encoder, class_rows, precision)
         except BaseException:
             store.close()
             raise
+
+    @classmethod
+    def _reopened(
+        cls,
+        store: Store,
+        name: str,
+        encoder: Encoder,
+        class_rows: bool,
+        precision: Precision | None,
+    ) -> InstanceCollection:
+        """Open what was asked to be created; raises `MismatchError` where it was made otherwise."""
+        there = cls(store, name, encoder=encoder)
+        here = {"class_rows": there.class_rows is not None, "precision": there.layout.precision}
+        for option, asked in (("class_rows", class_rows), ("precision", precision)):
+            if asked is not None and here[option] != asked:
+                raise MismatchError(
+                    f"the collection {name!r} was made with {option}={here[option]!r}, "
+                    f"{option}={asked!r} was asked for"
+                )
+        return there
 
     @classmethod
     def open(
@@ -478,11 +494,12 @@ class InstanceCollection:
             StoreError: Milvus failed.
         """
         with self._lock:
-            self.store.call("drop_collection", self.name)  # first: now it does not exist
+            # The main collection last but one: while it is there, nobody else makes these anew.
             if self.class_rows is not None:
                 self.store.call("drop_collection", self.class_rows.name)
             self.undo_augmentation()
-            self.store.call("drop_collection", self.sidecar.name)
+            self.store.call("drop_collection", self.name)
+            self.sidecar.forget()
             self.close()
 
     def _row_bytes(self, rows: Sequence[Mapping[str, Any]]) -> int:

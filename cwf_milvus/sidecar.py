@@ -4,6 +4,10 @@ The ledger is the number of rows that there must be. It is raised after rows are
 before they are deleted, so that after any interruption it may be too low, but never too high: fewer
 rows than the ledger says means that rows were lost. Every writer has an entry of its own, and their
 sum counts, so that several may write to a server at a time.
+
+Every creation writes under its own mark, which the main collection then bears as a property: of two
+programs that create one name at once neither touches what the other wrote, and an interrupted
+creation leaves rows that nobody reads.
 """
 
 from __future__ import annotations
@@ -18,14 +22,16 @@ from pymilvus import DataType, MilvusClient
 
 from cwf_milvus.errors import CollectionError
 from cwf_milvus.packing import FIELD_BYTES, Text
-from cwf_milvus.store import Store
+from cwf_milvus.store import Store, new_mark
 
 if TYPE_CHECKING:
     from cwf_milvus.encoder import Encoder
 
-FORMAT = 2
-_READ = (1, FORMAT)  # in 1 vectors are float16, and the manifest does not say so
+FORMAT = 3
+# In 1 vectors are float16, and the manifest does not say so; in 1 and 2 there is no mark.
+_READ = (1, 2, FORMAT)
 _CHUNK_BYTES = 45_000  # 60,000 characters of base64
+_MANIFEST = "manifest"
 _LEDGER = "ledger/"
 _VECTOR = {"vector": [0.0, 0.0]}  # Milvus has no collection without a vector
 
@@ -37,6 +43,9 @@ class Sidecar:
         store: the connection.
         collection: the main collection's name.
 
+    Attributes:
+        prefix: what the keys of this collection's rows begin with.
+
     Raises:
         CollectionError: there is none, it is damaged, or of a newer version.
     """
@@ -44,19 +53,21 @@ class Sidecar:
     def __init__(self, store: Store, collection: str) -> None:
         self._store = store
         self.name = f"{collection}_encoder"
+        self._collection = collection
         if not store.call("has_collection", self.name):
             raise CollectionError(
                 f"the collection {collection!r} in {store.uri} was not made by cwf-milvus, or has "
                 f"lost its encoder: there is no {self.name!r} beside it"
             )
         store.load(self.name)
+        self.prefix = self._found_prefix(store.mark_of(collection))
         self._noted = 0
-        self._ledger_key = f"{_LEDGER}{uuid.uuid4().hex}"
+        self._ledger_key = f"{self.prefix}{_LEDGER}{uuid.uuid4().hex}"
         self.manifest = self._read_manifest()
 
     @classmethod
-    def create(cls, store: Store, collection: str, encoder: Encoder, **about: Any) -> Sidecar:
-        """Write a collection's side collection anew; the manifest last, when all else is there.
+    def create(cls, store: Store, collection: str, encoder: Encoder, **about: Any) -> str:
+        """Write what a collection that is about to be made keeps; the manifest last.
 
         Args:
             store: the connection.
@@ -64,19 +75,21 @@ class Sidecar:
             encoder: what to keep.
             about: more to keep in the manifest, plain JSON values.
 
+        Returns:
+            The mark to create the main collection with.
+
         Raises:
             StoreError: Milvus failed.
             WhiteningError: the encoder has not been fitted.
         """
         state = encoder.state()
         name = f"{collection}_encoder"
-        if store.call("has_collection", name):  # left by a creation that was interrupted
-            store.call("drop_collection", name)
+        mark = new_mark()
         schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
         schema.add_field("key", DataType.VARCHAR, is_primary=True, max_length=256)
         schema.add_field("value", DataType.VARCHAR, max_length=FIELD_BYTES)
         schema.add_field("vector", DataType.FLOAT_VECTOR, dim=2)
-        store.create(name, schema, "vector", {"index_type": "FLAT"})
+        store.ensure(name, schema, "vector", {"index_type": "FLAT"})
         manifest = {
             "format": FORMAT,
             "fingerprint": encoder.fingerprint,
@@ -94,9 +107,33 @@ class Sidecar:
         for file, data in state.items():
             for i, start in enumerate(range(0, len(data), _CHUNK_BYTES)):
                 chunk = base64.b64encode(data[start : start + _CHUNK_BYTES]).decode()
-                store.write(name, [{"key": f"{file}/{i}", "value": Text(chunk), **_VECTOR}])
-        store.write(name, [_entry("manifest", manifest)])
-        return cls(store, collection)
+                row = {"key": f"{mark}/{file}/{i}", "value": Text(chunk), **_VECTOR}
+                store.write(name, [row])
+        store.write(name, [_entry(f"{mark}/{_MANIFEST}", manifest)])
+        return mark
+
+    @classmethod
+    def discard(cls, store: Store, collection: str, prefix: str) -> None:
+        """Delete what a creation wrote; the side collection too, where that was all.
+
+        Args:
+            store: the connection.
+            collection: the main collection's name.
+            prefix: of its keys; "" for all.
+
+        Raises:
+            StoreError: Milvus failed.
+        """
+        name = f"{collection}_encoder"
+        keys = [row["key"] for row in store.scan(name, "key")]
+        ours = [key for key in keys if key.startswith(prefix)]
+        store.delete(name, "key", ours)
+        if len(ours) == len(keys):
+            store.call("drop_collection", name)
+
+    def forget(self) -> None:
+        """Delete what is kept here; see `discard`."""
+        self.discard(self._store, self._collection, self.prefix)
 
     def state(self) -> dict[str, bytes]:
         """Return the encoder's state, checked against its checksums.
@@ -119,7 +156,7 @@ class Sidecar:
     def expected(self) -> int:
         """Return the ledger: how many rows there must at least be."""
         keys = [row["key"] for row in self._store.scan(self.name, "key")]
-        entries = [key for key in keys if key.startswith(_LEDGER)]
+        entries = [key for key in keys if key.startswith(f"{self.prefix}{_LEDGER}")]
         found = self._store.fetch(self.name, "key", entries, ["value"])
         return sum(self._parsed(key, found)["rows"] for key in entries)
 
@@ -128,12 +165,29 @@ class Sidecar:
         self._noted += rows
         self._store.write(self.name, [_entry(self._ledger_key, {"rows": self._noted})])
 
+    def _found_prefix(self, mark: str) -> str:
+        """Return what the keys begin with: the main collection's mark, if that is told.
+
+        Collections of formats 1 and 2 have none; one that was copied by another program may have
+        lost it, and then there must be one manifest alone.
+        """
+        if mark:
+            return f"{mark}/"
+        keys = [row["key"] for row in self._store.scan(self.name, "key")]
+        prefixes = [key.removesuffix(_MANIFEST) for key in keys if key.endswith(_MANIFEST)]
+        if len(prefixes) > 1 and "" not in prefixes:
+            raise CollectionError(
+                f"{self.name!r} in {self._store.uri} holds {len(prefixes)} encoders, and the "
+                f"collection {self._collection!r} does not say which is its own: {_AGAIN}"
+            )
+        return prefixes[0] if len(prefixes) == 1 else ""
+
     def _files(self) -> dict[str, dict[str, Any]]:
         return dict(self.manifest["files"])
 
     def _read_manifest(self) -> dict[str, Any]:
-        rows = self._store.fetch(self.name, "key", ["manifest"], ["value"])
-        manifest = self._parsed("manifest", rows)
+        key = f"{self.prefix}{_MANIFEST}"
+        manifest = self._parsed(key, self._store.fetch(self.name, "key", [key], ["value"]))
         if manifest.get("format") not in _READ:
             raise CollectionError(
                 f"{self.name!r} in {self._store.uri} is of format {manifest.get('format')!r}, this "
@@ -143,7 +197,7 @@ class Sidecar:
 
     def _read_file(self, file: str, known: dict[str, Any]) -> bytes:
         n_chunks = -(-int(known["bytes"]) // _CHUNK_BYTES)
-        keys = [f"{file}/{i}" for i in range(n_chunks)]
+        keys = [f"{self.prefix}{file}/{i}" for i in range(n_chunks)]
         rows = self._store.fetch(self.name, "key", keys, ["value"], row_bytes=FIELD_BYTES)
         try:
             data = b"".join(base64.b64decode(rows[key]["value"], validate=True) for key in keys)
@@ -163,8 +217,8 @@ class Sidecar:
             return dict(json.loads(rows[key]["value"]))
         except (KeyError, ValueError, TypeError) as error:
             raise CollectionError(
-                f"the {key} in {self.name!r} of {self._store.uri} is missing or damaged "
-                f"({error!r}): {_AGAIN}"
+                f"the {key.removeprefix(self.prefix)} in {self.name!r} of {self._store.uri} is "
+                f"missing or damaged ({error!r}): {_AGAIN}"
             ) from error
 
 

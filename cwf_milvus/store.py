@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import re
+import threading
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from urllib.parse import urlsplit
 
 from pymilvus import CollectionSchema, MilvusClient
 
-from cwf_milvus.errors import FilterError, SettingsError, StoreError
+from cwf_milvus.errors import CollectionError, FilterError, SettingsError, StoreError
 from cwf_milvus.lite import (
     CONNECT_SECONDS,
     MILVUS_ERRORS,
@@ -28,6 +30,8 @@ MESSAGE_BYTES = 48 * 2**20  # a server takes and gives 64 MiB
 LOAD_SECONDS = 600.0
 METRIC = "IP"
 _AT_ONCE = 1000  # primary keys named in one call
+_MARK = "cwf_milvus.mark"  # the property of a collection that says which creation made it
+_creating = threading.RLock()  # Milvus Lite looks whether there is one and makes it in two steps
 _Row = dict[str, Any]
 
 
@@ -96,24 +100,85 @@ class Store:
             raise self._in_ourwords_of(method.replace("_", " "), error) from error
 
     def create(
-        self, collection: str, schema: CollectionSchema, vector: str, index: Mapping[str, Any]
+        self,
+        collection: str,
+        schema: CollectionSchema,
+        vector: str,
+        index: Mapping[str, Any],
+        *,
+        mark: str | None = None,
     ) -> None:
         """Create a collection with an index for inner products, and load it.
 
+        Of two programs that create one name at once, one makes it and the other is refused: the
+        one that finds its own mark in the collection has made it. A server takes a second creation
+        that is alike for the first one's, without a word.
+
+        Args:
+            collection: its name.
+            schema: its fields.
+            vector: the field to index.
+            index: `index_type` and its parameters.
+            mark: what this creation is known by; None for a new one.
+
         Raises:
-            StoreError: Milvus refused; nothing of the collection is left.
+            CollectionError: it is there already; nothing of it is touched.
+            StoreError: Milvus refused; nothing of what this call made is left.
         """
-        params = MilvusClient.prepare_index_params()
-        params.add_index(vector, **{"metric_type": METRIC, **index})
+        mark = mark or new_mark()
         try:
-            self.call("create_collection", collection, schema=schema, consistency_level="Strong")
-            # pymilvus would sleep half a second for an index of nothing
-            self.call("create_index", collection, params, sync=False)
+            with _creating:
+                self.call(
+                    "create_collection",
+                    collection,
+                    schema=schema,
+                    consistency_level="Strong",
+                    properties={_MARK: mark},
+                )
+            self._check_made(collection, mark)
+            self.ensure_index(collection, vector, index)
             self.load(collection)
         except StoreError:
+            self._check_made(collection, mark)
             with contextlib.suppress(StoreError):
                 self.call("drop_collection", collection)
             raise
+
+    def ensure(
+        self, collection: str, schema: CollectionSchema, vector: str, index: Mapping[str, Any]
+    ) -> None:
+        """Load a collection, made by `create` where there is none; for those that are shared.
+
+        Raises:
+            StoreError: Milvus refused.
+        """
+        if not self.call("has_collection", collection):
+            with contextlib.suppress(CollectionError):  # made meanwhile by another
+                return self.create(collection, schema, vector, index)
+        self.ensure_index(collection, vector, index)
+        return self.load(collection)
+
+    def ensure_index(self, collection: str, vector: str, index: Mapping[str, Any]) -> None:
+        """Index a vector field for inner products unless it is, as after a killed creation."""
+        params = MilvusClient.prepare_index_params()
+        params.add_index(vector, **{"metric_type": METRIC, **index})
+        with _creating:
+            if not self.index(collection, vector):
+                # pymilvus would sleep half a second for an index of nothing
+                self.call("create_index", collection, params, sync=False)
+
+    def mark_of(self, collection: str) -> str:
+        """Return what the creation of a collection is known by; "" for one without a mark."""
+        about = self.call("describe_collection", collection)
+        return str(dict(about.get("properties") or {}).get(_MARK, ""))
+
+    def _check_made(self, collection: str, mark: str) -> None:
+        """Raise `CollectionError` for a collection that is there and that another call made."""
+        if self.call("has_collection", collection) and self.mark_of(collection) != mark:
+            raise CollectionError(
+                f"the collection {collection!r} is in {self.uri} already: open it, or give "
+                "exist_ok=True"
+            )
 
     def load(self, collection: str) -> None:
         """Load a collection, which must be done before anything is read from it."""
@@ -289,6 +354,11 @@ class Store:
         else:
             advice = "its log may say more"
         return StoreError(f"Milvus at {self.uri} failed in {doing} ({words}): {advice}")
+
+
+def new_mark() -> str:
+    """Return what no other creation of a collection is known by."""
+    return uuid.uuid4().hex
 
 
 def quoted(text: str) -> str:

@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -67,6 +68,14 @@ class TinyEncoder:
             "whitening.safetensors": np.random.default_rng(1).bytes(200_001),
             "empty": b"",
         }
+
+
+def collections_at(uri):
+    store = Store(uri)
+    try:
+        return store.call("list_collections")
+    finally:
+        store.close()
 
 
 def encoding(uri="/p/0.jpg", seed=0, dim=8, n_classes=3, n_regions=5, **changes):
@@ -521,11 +530,11 @@ def test_another_encoder_is_refused_with_both_values_and_what_differs(lite, name
 )
 def test_another_metric_or_dimension_is_refused_with_both_values(place, name, metric, dim, message):
     with InstanceCollection.create(place, name, TinyEncoder()) as photos:
+        mark = photos.store.mark_of(name)
         photos.store.call("drop_collection", name)
         schema = replace(photos.layout, dim=dim).schema()
-        photos.store.create(
-            name, schema, "descriptor", {"index_type": "FLAT", "metric_type": metric}
-        )
+        kind = {"index_type": "FLAT", "metric_type": metric}
+        photos.store.create(name, schema, "descriptor", kind, mark=mark)
     with pytest.raises(MismatchError, match=message):
         InstanceCollection.open(place, name)
 
@@ -636,6 +645,69 @@ def test_a_creation_that_was_interrupted_can_be_repeated(lite, name):
         assert photos.verify().ok
 
 
+def test_of_two_creators_at_once_one_makes_it_and_the_other_is_refused(place, name, monkeypatch):
+    first, second = TinyEncoder(), TinyEncoder(weights="b")
+    made = []
+    write = Sidecar.create.__func__
+
+    def held_up(cls, store, collection, encoder, **about):
+        if encoder is second and not made:
+            made.append(InstanceCollection.create(place, name, first, class_rows=True))
+            made[0].upsert([encoding()])
+        return write(cls, store, collection, encoder, **about)
+
+    monkeypatch.setattr(Sidecar, "create", classmethod(held_up))
+    with pytest.raises(CollectionError, match="already"):
+        InstanceCollection.create(place, name, second, class_rows=True)
+    assert made[0].count() == made[0].class_rows.count() // 3 == 1
+    assert made[0].verify().ok
+    with InstanceCollection.open(place, name) as photos:
+        assert photos.sidecar.state() == first.state()
+        made[0].close()
+        photos.drop()
+    assert not [left for left in collections_at(place) if left.startswith(name)]
+
+
+def test_a_creator_who_comes_second_opens_it_if_that_is_all_right(place, name, monkeypatch):
+    made = []
+    write = Sidecar.create.__func__
+
+    def held_up(cls, *args, **about):
+        if not made:
+            made.append(None)
+            made[0] = InstanceCollection.create(place, name, TinyEncoder())
+            made[0].upsert([encoding()])
+        return write(cls, *args, **about)
+
+    monkeypatch.setattr(Sidecar, "create", classmethod(held_up))
+    with InstanceCollection.create(place, name, TinyEncoder(), exist_ok=True) as photos:
+        assert photos.count() == 1
+        made[0].close()
+        photos.drop()
+
+
+def test_of_many_threads_one_creates_and_the_others_open(place, name):
+    def create(_):
+        return InstanceCollection.create(place, name, TinyEncoder(), exist_ok=True)
+
+    with ThreadPoolExecutor(8) as threads:
+        photos = list(threads.map(create, range(8)))
+    photos[0].upsert([encoding()])
+    assert [one.count() for one in photos] == [1] * 8
+    for one in photos[1:]:
+        one.close()
+    photos[0].drop()
+
+
+def test_rows_of_classes_that_another_left_are_never_dropped(lite, name):
+    with InstanceCollection.create(lite, name, TinyEncoder(), class_rows=True) as photos:
+        photos.upsert([encoding()])
+        photos.store.call("drop_collection", name)
+        with pytest.raises(CollectionError, match="rows of an earlier collection"):
+            InstanceCollection.create(lite, name, TinyEncoder(), class_rows=True)
+        assert photos.class_rows.count()
+
+
 def test_several_writers_keep_one_ledger(photos):
     with InstanceCollection.open(photos.store.uri, photos.name) as other:
         photos.upsert([encoding("/p/1.jpg", 1), encoding("/p/2.jpg", 2)])
@@ -709,14 +781,14 @@ def test_a_changed_row_is_found(lite, name, change):
 
 def test_a_damaged_encoder_is_found_and_never_used(lite, name):
     with InstanceCollection.create(lite, name, TinyEncoder()) as photos:
-        key = "whitening.safetensors/1"
+        key = f"{photos.sidecar.prefix}whitening.safetensors/1"
         photos.store.write(
             photos.sidecar.name, [{"key": key, "value": "AAAA", "vector": [0.0, 0.0]}]
         )
         assert "'whitening.safetensors' of the encoder" in str(photos.verify())
         with pytest.raises(CollectionError, match=r"'whitening\.safetensors'.*damaged"):
             photos.sidecar.state()
-        photos.store.delete(photos.sidecar.name, "key", ["manifest"])
+        photos.store.delete(photos.sidecar.name, "key", [f"{photos.sidecar.prefix}manifest"])
     with pytest.raises(CollectionError, match=r"the manifest in .* is missing"):
         InstanceCollection.open(lite, name)
 
