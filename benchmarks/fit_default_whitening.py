@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 import cwf_milvus
-from cwf_milvus.encoder import Encoder
+from cwf_milvus.encode.encoder import Encoder
 
 
 def main() -> None:

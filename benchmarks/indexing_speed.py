@@ -19,10 +19,10 @@ from pathlib import Path
 
 import torch
 
-from cwf_milvus.batching import batches
 from cwf_milvus.collection import InstanceCollection
-from cwf_milvus.encoder import Encoder
-from cwf_milvus.sources import list_photos
+from cwf_milvus.encode.batching import batches
+from cwf_milvus.encode.encoder import Encoder
+from cwf_milvus.photos.sources import list_photos
 
 
 @torch.no_grad()

@@ -16,10 +16,10 @@ import warnings
 
 import torch
 
-from cwf_milvus import aggregation, cam, pooling
 from cwf_milvus.backbones import create_backbone
-from cwf_milvus.settings import default_settings
-from cwf_milvus.whitening import Whitening
+from cwf_milvus.encode.settings import default_settings
+from cwf_milvus.method import aggregation, cam, pooling
+from cwf_milvus.method.whitening import Whitening
 
 CASES = (
     ("vgg16_cam", "random", (720, 1024), "<= 3 %"),

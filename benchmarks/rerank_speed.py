@@ -23,16 +23,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cwf_milvus.batching import batches
+from cwf_milvus.answers.hits import Hit, Query
 from cwf_milvus.collection import InstanceCollection
-from cwf_milvus.encoder import Encoder
-from cwf_milvus.encoding import Encoding
-from cwf_milvus.hits import Hit, Query
+from cwf_milvus.encode.batching import batches
+from cwf_milvus.encode.encoder import Encoder
+from cwf_milvus.encode.encoding import Encoding
+from cwf_milvus.photos.sources import list_photos
 from cwf_milvus.rerank import Cam, Context, Regions, Stage
-from cwf_milvus.rerank.cam_regions import feature_cache
-from cwf_milvus.rerank.vectors import vector_cache
-from cwf_milvus.search import ask, search_queries
-from cwf_milvus.sources import list_photos
+from cwf_milvus.search.search import ask, search_queries
+from cwf_milvus.search.seen_again import feature_cache
+from cwf_milvus.store.vectors import vector_cache
 
 
 def main() -> None:

@@ -10,22 +10,22 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from cwf_milvus.answers.answer import Hits as Hits
+    from cwf_milvus.answers.hits import Hit as Hit
     from cwf_milvus.collection import InstanceCollection as InstanceCollection
-    from cwf_milvus.encoder import Encoder as Encoder
-    from cwf_milvus.encoding import Encoding as Encoding
-    from cwf_milvus.hits import Hit as Hit
-    from cwf_milvus.hits import Hits as Hits
-    from cwf_milvus.images import Box as Box
-    from cwf_milvus.images import load_image as load_image
+    from cwf_milvus.encode.encoder import Encoder as Encoder
+    from cwf_milvus.encode.encoding import Encoding as Encoding
+    from cwf_milvus.photos.box import Box as Box
+    from cwf_milvus.photos.images import load_image as load_image
 
 _PLACES = {
-    "Box": "images",
-    "Encoder": "encoder",
-    "Encoding": "encoding",
-    "Hit": "hits",
-    "Hits": "hits",
+    "Box": "photos.box",
+    "Encoder": "encode.encoder",
+    "Encoding": "encode.encoding",
+    "Hit": "answers.hits",
+    "Hits": "answers.answer",
     "InstanceCollection": "collection",
-    "load_image": "images",
+    "load_image": "photos.images",
 }
 
 __all__ = ["__version__", *sorted(_PLACES)]

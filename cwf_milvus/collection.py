@@ -2,35 +2,36 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
-import numpy as np
+from cwf_milvus.errors import CollectionError, MismatchError
+from cwf_milvus.store.augmentation import Augmentation, Augmented, augment
+from cwf_milvus.store.class_rows import ClassRows
+from cwf_milvus.store.client import Store
+from cwf_milvus.store.layout import Layout
+from cwf_milvus.store.packing import PRECISIONS, Precision
+from cwf_milvus.store.photo_rows import PhotoRows
+from cwf_milvus.store.refusals import check_name, checked_index
+from cwf_milvus.store.sidecar import Sidecar
+from cwf_milvus.store.verification import Verification, verify
 
-from cwf_milvus.class_rows import ClassRows
-from cwf_milvus.encoding import Encoding
-from cwf_milvus.errors import CollectionError, MismatchError, SettingsError
-from cwf_milvus.matching import check_encoder, check_name, check_schema, checked_index
-from cwf_milvus.packing import PRECISIONS, Precision
-from cwf_milvus.rows import PLAIN_FIELDS, Layout, Row
-from cwf_milvus.sidecar import Sidecar
-from cwf_milvus.store import MESSAGE_BYTES, METRIC, TOP_K, Store, check_limit
-from cwf_milvus.verification import Verification, verify
-
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # torch takes seconds, and much is done without it
     import torch
 
-    from cwf_milvus.augmentation import Augmentation
-    from cwf_milvus.encoder import Encoder
-    from cwf_milvus.indexing import Report
+    from cwf_milvus.answers.answer import Hits
+    from cwf_milvus.encode.encoder import Encoder
+    from cwf_milvus.index.metadata import MetadataSource
+    from cwf_milvus.index.report import Report
+    from cwf_milvus.photos.box import BoxLike
+    from cwf_milvus.search.choose import Expand, Rerank
+    from cwf_milvus.search.stage import Stage
 
-_SHOWN = (*PLAIN_FIELDS, "checksum", "$meta")
+CANDIDATES = 200  # docs/reranking.md
 
 
-class InstanceCollection:
+class InstanceCollection(PhotoRows):
     """Photos in Milvus, one row each; made by `create` or `open`, best used in a ``with``.
 
     Several threads may use one. On Milvus Lite, one process at a time may have the database open;
@@ -41,32 +42,6 @@ class InstanceCollection:
         >>> report = photos.add("photos/")
         >>> hits = photos.search("query.jpg", box=(279, 100, 601, 862))
     """
-
-    def __init__(
-        self,
-        store: Store,
-        name: str,
-        *,
-        encoder: Encoder | None = None,
-        weights: str | Path | None = None,
-        device: str | torch.device | None = None,
-    ) -> None:
-        self.name = name
-        self.store = store
-        self._restore: dict[str, Any] = {"weights": weights, "device": device}
-        self._lock = threading.RLock()
-        self._absent: set[str] = set()  # photos asked for, not there, and not stored since
-        _must_exist(store, name)
-        self.sidecar = Sidecar(store, name)
-        about = self.sidecar.manifest
-        self.layout = Layout.of(about)
-        store.ensure_index(name, "descriptor", about.get("index") or checked_index(None, True))
-        check_schema(store, name, self.layout)
-        if encoder is not None:
-            check_encoder(encoder, self.sidecar.manifest, name)
-            self.encoder = encoder
-        store.load(name)
-        self.class_rows = ClassRows(store, name, self.layout.dim) if about["class_rows"] else None
 
     @classmethod
     def create(
@@ -115,7 +90,7 @@ class InstanceCollection:
             if not store.call("has_collection", name):
                 about = {"precision": layout.precision, "class_rows": class_rows, "index": kind}
                 if class_rows:
-                    ClassRows.must_be_free(store, name)
+                    ClassRows(store, name, layout.dim).must_be_free()
                 mark = Sidecar.create(store, name, encoder, **about)
                 try:
                     store.create(name, layout.schema(), "descriptor", kind, mark=mark)  # now it is
@@ -225,230 +200,178 @@ class InstanceCollection:
         """Close the connection, and let go of a ``.db`` for other processes."""
         self.store.close()
 
-    @cached_property
-    def encoder(self) -> Encoder:
-        """The encoder that the collection was made with, restored from Milvus at first use.
-
-        Raises:
-            MismatchError: the network's weights to be had are not those it was made with.
-            WeightsError: the network's weights are not to be had.
-            CollectionError: the stored encoder is damaged.
-        """
-        from cwf_milvus.encoder import Encoder
-
-        encoder = Encoder.from_state(self.sidecar.state(), **self._restore)
-        check_encoder(encoder, self.sidecar.manifest, self.name)
-        return encoder
-
     # Photos and searches
 
-    def add(self, photos: object, **options: Any) -> Report:
-        """Read, encode and store photos; see `cwf_milvus.indexing.index_photos`."""
-        from cwf_milvus.indexing import index_photos
+    def add(
+        self,
+        photos: object,
+        *,
+        metadata: MetadataSource = None,
+        prune: bool = False,
+        progress: bool = True,
+        report_file: str | Path | None = None,
+        workers: int | None = None,
+    ) -> Report:
+        """Read, encode and store photos.
 
-        return index_photos(self, photos, **options)
+        Photos with the bytes that the collection holds are skipped, so that a run that was killed
+        goes on where it stopped, and ends in the collection that an undisturbed run gives.
 
-    def search(self, images: object = None, **options: Any) -> Any:
-        """Find photos of the same thing; see `cwf_milvus.search.search`."""
-        from cwf_milvus.search import search
+        Args:
+            photos: a file, folder, glob or fsspec url, several of them, a sequence of images
+                (bytes, arrays, PIL), or a mapping of uri to image.
+            metadata: a mapping of uri, path or file name to a dict, or a CSV or JSONL file with a
+                column ``file_name``; None to use ``metadata.jsonl`` or ``metadata.csv`` in a folder
+                named by `photos`, where there is one. A photo of which nothing is said keeps what
+                it has.
+            prune: remove the rows under the named local folders whose files are gone.
+            progress: show a progress bar on standard error.
+            report_file: a JSONL file to write, a line for each photo that was not skipped and one
+                with the counts.
+            workers: threads that read and decode; None for one a core, at most 16.
 
-        return search(self, images, **options)
+        Returns:
+            The counts, and each failed photo with its reason: one bad photo never ends a run.
 
-    def augment(self, **options: Any) -> Augmentation:
-        """Augment the descriptors by their neighbours; see `cwf_milvus.augmentation.augment`."""
-        from cwf_milvus.augmentation import augment
+        Raises:
+            ImageError: a named source that does not exist.
+            SettingsError: a metadata or report file that cannot be used, metadata that Milvus
+                cannot hold, or nothing to prune under; all before any photo is read.
+            StoreError: Milvus went away; what was finished stays, and a new run goes on from there.
+        """
+        from cwf_milvus.index.indexing import index_photos  # torch takes seconds
 
-        return augment(self, **options)
+        return index_photos(
+            self,
+            photos,
+            metadata=metadata,
+            prune=prune,
+            progress=progress,
+            report_file=report_file,
+            workers=workers,
+        )
+
+    @overload
+    def search(  # type: ignore[overload-overlap]  # a list is an object too
+        self,
+        images: list[Any] | tuple[Any, ...],
+        *,
+        box: BoxLike | Sequence[BoxLike | None] | None = None,
+        limit: int = 20,
+        filter: str | None = None,
+        candidates: int = CANDIDATES,
+        rerank: Rerank = None,
+        expand: Expand = None,
+        stages: Sequence[Stage] | None = None,
+        like: Sequence[str] | str = (),
+        unlike: Sequence[str] | str = (),
+        augmented: bool = False,
+    ) -> list[Hits]: ...
+    @overload
+    def search(
+        self,
+        images: object = None,
+        *,
+        box: BoxLike | Sequence[BoxLike | None] | None = None,
+        limit: int = 20,
+        filter: str | None = None,
+        candidates: int = CANDIDATES,
+        rerank: Rerank = None,
+        expand: Expand = None,
+        stages: Sequence[Stage] | None = None,
+        like: Sequence[str] | str = (),
+        unlike: Sequence[str] | str = (),
+        augmented: bool = False,
+    ) -> Hits: ...
+    def search(
+        self,
+        images: object = None,
+        *,
+        box: BoxLike | Sequence[BoxLike | None] | None = None,
+        limit: int = 20,
+        filter: str | None = None,
+        candidates: int = CANDIDATES,
+        rerank: Rerank = None,
+        expand: Expand = None,
+        stages: Sequence[Stage] | None = None,
+        like: Sequence[str] | str = (),
+        unlike: Sequence[str] | str = (),
+        augmented: bool = False,
+    ) -> Hits | list[Hits]:
+        """Find photos of the thing in a query photo.
+
+        Args:
+            images: a path, url, bytes, array, PIL image, tensor or `Image`; or a list or tuple of
+                them, which takes one call to Milvus for all. None with `like`.
+            box: x1, y1, x2, y2 of the thing, in pixels of the upright original, half open; None for
+                the whole photo. For several queries a list with one box, or None, for each.
+            limit: hits for each query, from 1 to 16,384.
+            filter: a Milvus filter expression on the collection's or the user's fields, such as
+                ``"year > 2015 and array_contains(class_ids, 698)"``.
+            candidates: how many of the first search's hits the stages see. Where `limit` is larger,
+                the hits beyond them follow in the order of the first search.
+            rerank: "regions", "classes", "online", "class-matched" or "cam" (docs/reranking.md), a
+                `Stage`, or a list of these; None for the order of the first search.
+            expand: "local", "aqe" or "qe", alone or with a number of hits as in ``("local", 3)``; a
+                number, for "aqe" over so many hits; a `Stage`; or None.
+            stages: in place of `rerank` and `expand`, `Stage` objects in any order.
+            like: uris of stored photos; in place of `images`, look for more like these.
+            unlike: uris of stored photos to look away from, beside `like`.
+            augmented: search the augmented descriptors, which `augment` made.
+
+        Returns:
+            `Hits`, best first; a list of `Hits` for a list of queries. The query's own photo is
+            among them where it is in the collection; photos named in `like` and `unlike` are not.
+
+        Raises:
+            ImageError: a query that cannot be decoded.
+            BoxError: a box that is malformed, empty or outside its photo.
+            FilterError: Milvus refused the filter.
+            SettingsError: a limit or stage that cannot be, boxes that do not go with the queries,
+                or both `images` and `like`.
+            CollectionError: a uri in `like` or `unlike` that is not stored, or augmented
+                descriptors that were never made.
+            StoreError: Milvus failed.
+        """
+        from cwf_milvus.search.search import search  # torch takes seconds
+
+        return search(
+            self,
+            images,
+            box=box,
+            limit=limit,
+            filter=filter,
+            candidates=candidates,
+            rerank=rerank,
+            expand=expand,
+            stages=stages,
+            like=like,
+            unlike=unlike,
+            augmented=augmented,
+        )
+
+    def augment(self, *, neighbours: int = 10, alpha: float = 3.0) -> Augmentation:
+        """Augment every descriptor by its neighbours.
+
+        ``l2(d + sum max(0, cos_i)^alpha d_i)`` over the photo's `neighbours` nearest others. Run
+        again after photos were added, changed or removed, it does new and changed photos and those
+        near to them (the 100 nearest) whose neighbours they become, and leaves the rest; with
+        another `neighbours` or `alpha` it does all anew. What a removed photo gave to others stays
+        in them.
+
+        Args:
+            neighbours: how many, at least 1.
+            alpha: 0 weights all alike, a large one only the nearest.
+
+        Raises:
+            SettingsError: a number out of range.
+            StoreError: Milvus failed; run again to go on.
+        """
+        return augment(self, neighbours=neighbours, alpha=alpha)
 
     def undo_augmentation(self) -> bool:
         """Drop the augmented descriptors; returns whether there were any."""
-        from cwf_milvus.augmentation import undo_augmentation
-
-        return undo_augmentation(self)
-
-    # Rows
-
-    def upsert(
-        self,
-        encodings: Sequence[Encoding],
-        metadata: Sequence[Mapping[str, Any] | None] | None = None,
-    ) -> None:
-        """Store encoded photos, each in place of the row that its uri may have had.
-
-        All of a batch up to 48 MiB is stored in one call, or none of it.
-
-        Args:
-            encodings: from the collection's encoder, of different uris.
-            metadata: the user's own fields of each, or None.
-
-        Raises:
-            StoreError: Milvus failed; whole calls that were finished stay.
-            MismatchError: vectors that are not this collection's encoder's.
-            ImageError: a uri that Milvus cannot hold.
-            SettingsError: a uri twice, or metadata that Milvus cannot hold.
-        """
-        told = [None] * len(encodings) if metadata is None else list(metadata)
-        rows = [self.layout.pack(e, m) for e, m in zip(encodings, told, strict=True)]
-        uris = [row["uri"] for row in rows]
-        if len(set(uris)) < len(uris):
-            twice = next(uri for uri in uris if uris.count(uri) > 1)
-            raise SettingsError(f"{twice!r} comes twice in one batch: give each photo once")
-        at_once = max(1, MESSAGE_BYTES // max(1, self._row_bytes(rows)))
-        with self._lock:
-            # A question that sees every write takes a server 200 ms.
-            present = self.contents([uri for uri in uris if uri not in self._absent])
-            for start in range(0, len(rows), at_once):
-                part = slice(start, start + at_once)
-                if self.class_rows is not None:
-                    self.class_rows.replace(encodings[part], present)
-                self.store.write(self.name, rows[part])
-                n_new = len(set(uris[part]) - present.keys())
-                if n_new:
-                    self.sidecar.note(n_new)
-                self._absent.difference_update(uris[part])
-
-    def set_metadata(self, metadata: Mapping[str, Mapping[str, Any]]) -> list[str]:
-        """Replace the user's fields of stored photos, and return the uris where they changed.
-
-        Args:
-            metadata: uri to fields; uris that are not stored are passed over.
-
-        Raises:
-            StoreError: Milvus failed.
-            SettingsError: metadata that Milvus cannot hold.
-        """
-        told = {uri: self.layout.checked_metadata(uri, fields) for uri, fields in metadata.items()}
-        stored = self.get(list(told))
-        changed = [row.uri for row in stored if row is not None and row.metadata != told[row.uri]]
-        with self._lock:
-            at_once = max(1, MESSAGE_BYTES // self.layout.row_bytes)
-            for start in range(0, len(changed), at_once):
-                rows = self.raw_rows(changed[start : start + at_once])
-                if rows:
-                    self.store.write(
-                        self.name,
-                        [self.layout.with_metadata(row, told[uri]) for uri, row in rows.items()],
-                    )
-        return changed
-
-    def remove(self, uris: Iterable[str]) -> int:
-        """Delete photos, and return how many of them there were.
-
-        Raises:
-            StoreError: Milvus failed.
-        """
-        with self._lock:
-            there = list(self.contents(list(uris)))
-            if there:
-                self.sidecar.note(-len(there))
-                if self.class_rows is not None:
-                    self.class_rows.delete(there)
-                self.store.delete(self.name, "uri", there)
-        return len(there)
-
-    def get(self, uris: Iterable[str], *, vectors: bool = False) -> list[Row | None]:
-        """Return the rows of photos, in the order asked for; None for one that is not there.
-
-        Args:
-            uris: of the photos.
-            vectors: fetch the vectors too, for `Row.unpack`.
-
-        Raises:
-            StoreError: Milvus failed.
-        """
-        asked = list(uris)
-        found = self.store.fetch(
-            self.name,
-            "uri",
-            asked,
-            [*_SHOWN, *(self.layout.vector_fields if vectors else ())],
-            row_bytes=self.layout.row_bytes if vectors else 4096,
-        )
-        return [self.layout.row(found[uri]) if uri in found else None for uri in asked]
-
-    def contents(self, uris: Iterable[str]) -> dict[str, str]:
-        """Return uri to SHA-256 of the bytes, in hex, for those photos that are there."""
-        asked = list(uris)
-        found = self.store.fetch(self.name, "uri", asked, ["content"])
-        self._absent.update(asked)
-        self._absent.difference_update(found)
-        return {uri: row["content"] for uri, row in found.items()}
-
-    def uris(self) -> Iterator[str]:
-        """Yield the uri of every photo, sorted."""
-        for row in self.store.scan(self.name, "uri"):
-            yield row["uri"]
-
-    def count(self) -> int:
-        """Return the number of photos."""
-        return self.store.count(self.name)
-
-    def search_vectors(
-        self,
-        descriptors: np.ndarray,
-        *,
-        limit: int,
-        filter: str | None = None,
-        vectors: bool = False,
-        params: Mapping[str, Any] | None = None,
-    ) -> list[list[Row]]:
-        """Return the photos whose descriptors are nearest, for every query in one call to Milvus.
-
-        Args:
-            descriptors: of shape (Q, d), unit.
-            limit: rows for each query, at most 16,384.
-            filter: a Milvus filter expression on the user's fields or the collection's own.
-            vectors: fetch the hits' vectors too, for `Row.unpack`; for several queries in a
-                second call, each photo's once.
-            params: of the index, such as ``{"ef": 128}``.
-
-        Returns:
-            For each query its rows, best first, with `score`.
-
-        Raises:
-            FilterError: Milvus refused the filter.
-            StoreError: Milvus failed.
-            SettingsError: a limit out of range, or descriptors that are not finite.
-            MismatchError: descriptors of another dimension.
-        """
-        check_limit(limit)
-        data = self._checked_descriptors(descriptors)
-        if not len(data):
-            return []
-        fields = (*_SHOWN, *(self.layout.vector_fields if vectors else ()))
-        row_bytes = self.layout.row_bytes if vectors else 1024 + 12 * self.layout.n_classes
-        # Queries share hits: then each photo's vectors are fetched once. And a server's answer
-        # is limited.
-        apart = (vectors and len(data) > 1) or len(data) * limit * row_bytes > MESSAGE_BYTES
-        answers = self.store.search(
-            self.name,
-            filter,
-            data=list(data),
-            anns_field="descriptor",
-            limit=limit,
-            output_fields=["uri", *(() if apart else fields)],
-            search_params={"metric_type": METRIC, "params": dict(params or {})},
-        )
-        hits = [[(dict(h["entity"]), float(h["distance"])) for h in answer] for answer in answers]
-        if not apart:
-            return [[self.layout.row(raw, score) for raw, score in answer] for answer in hits]
-        wanted = list(dict.fromkeys(raw["uri"] for answer in hits for raw, _ in answer))
-        more = self.store.fetch(
-            self.name, "uri", wanted, fields, row_bytes=row_bytes, consistency="Session"
-        )
-        return [
-            [
-                self.layout.row(more[raw["uri"]], score)
-                for raw, score in answer
-                if raw["uri"] in more  # deleted since, by someone else
-            ]
-            for answer in hits
-        ]
-
-    def raw_rows(self, uris: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """Return whole rows as Milvus has them, by uri."""
-        fields = [*self.layout.fields, "$meta"]
-        return self.store.fetch(self.name, "uri", uris, fields, row_bytes=self.layout.row_bytes)
+        return Augmented(self).drop()
 
     # The whole
 
@@ -496,36 +419,8 @@ class InstanceCollection:
         with self._lock:
             # The main collection last but one: while it is there, nobody else makes these anew.
             if self.class_rows is not None:
-                self.store.call("drop_collection", self.class_rows.name)
+                self.class_rows.drop()
             self.undo_augmentation()
             self.store.call("drop_collection", self.name)
-            self.sidecar.forget()
+            self.sidecar.drop()
             self.close()
-
-    def _row_bytes(self, rows: Sequence[Mapping[str, Any]]) -> int:
-        extra = max((len(str(self.layout.metadata_of(row))) for row in rows), default=0)
-        return self.layout.row_bytes + 4 * extra
-
-    def _checked_descriptors(self, descriptors: np.ndarray) -> np.ndarray:
-        data = np.atleast_2d(np.asarray(descriptors, np.float32))
-        if data.ndim != 2 or data.shape[1] != self.layout.dim:
-            raise MismatchError(
-                f"descriptors of shape {np.shape(descriptors)}: the collection {self.name!r} holds "
-                f"{self.layout.dim} numbers each"
-            )
-        if not np.isfinite(data).all():
-            raise SettingsError("a query's descriptor has numbers that are not finite")
-        if len(data) > TOP_K:
-            raise SettingsError(f"{len(data)} queries in one call: Milvus takes {TOP_K}")
-        return data
-
-
-def _must_exist(store: Store, name: str) -> None:
-    if store.call("has_collection", name):
-        return
-    names = store.call("list_collections")
-    ours = sorted(n for n in names if f"{n}_encoder" in names)
-    raise CollectionError(
-        f"there is no collection {name!r} in {store.uri}; there "
-        + (f"are: {', '.join(ours)}" if ours else "is none made by cwf-milvus: create one first")
-    )

@@ -11,12 +11,13 @@ from pathlib import Path
 from PIL import Image as PilImage
 from PIL import ImageEnhance, ImageOps
 
+from cwf_milvus.answers.answer import Hits
 from cwf_milvus.collection import InstanceCollection
-from cwf_milvus.encoder import Encoder
+from cwf_milvus.encode.encoder import Encoder
 from cwf_milvus.errors import SettingsError
-from cwf_milvus.hits import Hits
-from cwf_milvus.images import Box
-from cwf_milvus.indexing import Report
+from cwf_milvus.files import write_whole
+from cwf_milvus.index.indexing import Report
+from cwf_milvus.photos.box import Box
 
 _SCIKIT_IMAGE = (
     "astronaut.png",
@@ -123,9 +124,9 @@ def run_demo(
         for thing, hits in zip(THINGS, answers, strict=True):
             say(f"\nquery {thing.photo}, box {','.join(f'{side:g}' for side in thing.box)}")
             say(str(hits))
-    from cwf_milvus.viz import save_page
+    from cwf_milvus.answers.page import save_page
 
-    page = save_page(answers, root / "hits.html")
+    page = save_page([(hits.query, hits) for hits in answers], root / "hits.html")
     say(f"\nthe same with pictures: {page.resolve()}")
     return Outcome(report, answers, page, root)
 
@@ -143,21 +144,15 @@ def write_photos(folder: Path) -> list[Path]:
     files = [folder / name for name in sources]
     for file in files:
         if not file.exists():
-            _write(file, sources[file.name].read_bytes())
+            write_whole(file, sources[file.name].read_bytes())
     for thing in THINGS:
         for name, view in _views(thing, sources):
             files.append(folder / name)
             if not files[-1].exists():
                 stream = io.BytesIO()
                 view.save(stream, "JPEG", quality=92)
-                _write(files[-1], stream.getvalue())
+                write_whole(files[-1], stream.getvalue())
     return files
-
-
-def _write(file: Path, data: bytes) -> None:
-    half = file.with_name(f".{file.name}.part")
-    half.write_bytes(data)
-    half.replace(file)
 
 
 def _sources() -> Iterator[tuple[str, Path]]:

@@ -11,11 +11,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from cwf_milvus.encoder import Encoder
-from cwf_milvus.encoding import Encoding
+from cwf_milvus.encode.encoder import Encoder
+from cwf_milvus.encode.encoding import Encoding
 from cwf_milvus.errors import SettingsError
-from cwf_milvus.images import BoxLike
-from cwf_milvus.rerank.late_interaction import late_interaction
+from cwf_milvus.method.late_interaction import late_interaction
+from cwf_milvus.photos.box import BoxLike
 from cwf_milvus.sharing import shared_encoder
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from cwf_milvus.collection import InstanceCollection
-from cwf_milvus.encoder import SETTINGS_FILE, Encoder
+from cwf_milvus.encode.encoder import Encoder
+from cwf_milvus.encode.saved import SETTINGS_FILE
 from cwf_milvus.errors import SettingsError
 
 T = TypeVar("T")

@@ -21,7 +21,8 @@ ROOT = Path(__file__).parents[1]
 _FORKING = """
 import json, os, resource, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job starts ignoring it
-import cwf_milvus.cli, cwf_milvus.collection, cwf_milvus.encoder, cwf_milvus.indexing
+import cwf_milvus.cli, cwf_milvus.collection, cwf_milvus.encode.encoder
+import cwf_milvus.index.indexing
 
 while line := sys.stdin.readline():
     asked = json.loads(line)

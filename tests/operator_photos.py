@@ -7,7 +7,7 @@ from pathlib import Path
 import PIL.Image
 from small_encoders import CHELSEA, COFFEE, ROCKET, crops, tiny
 
-from cwf_milvus.encoder import Encoder
+from cwf_milvus.encode.encoder import Encoder
 
 EMBED = {
     "model_name": "timm:test_resnet",

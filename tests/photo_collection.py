@@ -10,9 +10,9 @@ from pathlib import Path
 
 from cwf_milvus.collection import InstanceCollection
 from cwf_milvus.demo import write_photos
-from cwf_milvus.encoder import Encoder
-from cwf_milvus.encoding import Encoding
-from cwf_milvus.images import Box
+from cwf_milvus.encode.encoder import Encoder
+from cwf_milvus.encode.encoding import Encoding
+from cwf_milvus.photos.box import Box
 
 CAT = Box(90, 5, 355, 275)  # in chelsea.png
 _WANTED = ("chelsea", "coffee", "rocket", "china", "flower", "gravel", "camera", "moon")

@@ -11,7 +11,7 @@ import pytest
 from skimage import data as photos
 
 from cwf_milvus.errors import ImageError
-from cwf_milvus.images import load_image
+from cwf_milvus.photos.images import load_image
 
 CHELSEA = photos.chelsea()  # (300, 451, 3), a cat
 

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from skimage import data as photos
 
-from cwf_milvus import encoder as encoder_module
 from cwf_milvus.backbones import create_backbone
-from cwf_milvus.encoder import Encoder
-from cwf_milvus.encoding import Encoding
+from cwf_milvus.encode import encoder as encoder_module
+from cwf_milvus.encode.encoder import Encoder
+from cwf_milvus.encode.encoding import Encoding
 
 CHELSEA, COFFEE, ROCKET = photos.chelsea(), photos.coffee(), photos.rocket()
 HUBBLE = photos.hubble_deep_field()  # 1000 x 872

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from cwf_milvus.encoding import Encoding
-from cwf_milvus.hits import Hit, Query, StageScore
-from cwf_milvus.rerank.vectors import Vectors
+from cwf_milvus.answers.hits import Hit, Query, StageScore
+from cwf_milvus.encode.encoding import Encoding, Vectors
 
 DIM = 16
 

@@ -6,10 +6,10 @@ import torch
 from feature_maps import float64, real_maps, unit
 from torch import Tensor
 
-from cwf_milvus.aggregation import class_matched_scores, count_classes, offline, online
-from cwf_milvus.cam import class_activation_maps, top_classes
 from cwf_milvus.errors import SettingsError
-from cwf_milvus.pooling import class_vectors, l2_normalize
+from cwf_milvus.method.aggregation import class_matched_scores, count_classes, offline, online
+from cwf_milvus.method.cam import class_activation_maps, top_classes
+from cwf_milvus.method.pooling import class_vectors, l2_normalize
 
 
 def random_vectors(*shape: int, seed: int = 0) -> Tensor:

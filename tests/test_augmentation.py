@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from photo_collection import collection, encoder, encodings, is_cat, photo
 
+from cwf_milvus.answers.hits import Query
 from cwf_milvus.collection import InstanceCollection
 from cwf_milvus.errors import CollectionError, SettingsError
-from cwf_milvus.hits import Query
 from cwf_milvus.rerank import Regions
-from cwf_milvus.search import search_queries
+from cwf_milvus.search.search import search_queries
 
 
 @pytest.fixture

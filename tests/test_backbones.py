@@ -20,8 +20,8 @@ from torch.nn import functional as F
 from cwf_milvus.backbones import Backbone, create_backbone, list_backbones
 from cwf_milvus.backbones.vgg import CONVOLUTIONS
 from cwf_milvus.backbones.weights import RANDOM, find_weights, seeded
-from cwf_milvus.cam import class_activation_maps
 from cwf_milvus.errors import SettingsError, WeightsError
+from cwf_milvus.method.cam import class_activation_maps
 
 LITES = ["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"]
 NAMED = [info for info in list_backbones() if "NAME" not in info.name]

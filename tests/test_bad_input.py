@@ -14,7 +14,7 @@ from command_line import TINY
 from photo_files import CHELSEA, encoded
 from pymilvus import MilvusClient
 
-from cwf_milvus.cli import main
+from cwf_milvus.cli.program import main
 from cwf_milvus.collection import InstanceCollection
 
 

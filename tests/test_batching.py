@@ -7,7 +7,7 @@ from itertools import chain
 
 import pytest
 
-from cwf_milvus.batching import batches
+from cwf_milvus.encode.batching import batches
 
 
 def parity(number: int) -> int:

@@ -6,8 +6,8 @@ import torch
 from feature_maps import SHAPES, float64, random_features, real_maps, reference_class_maps
 from torch import Tensor
 
-from cwf_milvus.cam import class_activation_maps, top_classes
 from cwf_milvus.errors import SettingsError
+from cwf_milvus.method.cam import class_activation_maps, top_classes
 
 
 def random_weights(features: Tensor, n: int = 4) -> Tensor:

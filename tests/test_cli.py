@@ -19,9 +19,9 @@ from milvus_server import MilvusServer, why_not
 from photo_files import CHELSEA, encoded
 from skimage import data as real
 
-from cwf_milvus.cli import build_parser, main
+from cwf_milvus.cli.program import build_parser, main
 from cwf_milvus.collection import InstanceCollection
-from cwf_milvus.encoder import Encoder
+from cwf_milvus.encode.encoder import Encoder
 
 PHOTOS = (CHELSEA, real.coffee(), real.astronaut(), real.rocket())
 TOKEN = "s3cret-t0ken"
@@ -166,7 +166,7 @@ def test_index_says_what_it_did_and_a_second_run_skips(run, folder, uri):
     assert "skipped" not in err
 
 
-@pytest.mark.filterwarnings("default::cwf_milvus.whitening.ReducedDimensionWarning")
+@pytest.mark.filterwarnings("default::cwf_milvus.method.whitening.ReducedDimensionWarning")
 @pytest.mark.parametrize(
     ("options", "told"),
     [
@@ -727,7 +727,7 @@ def test_interrupted_it_ends_promptly_keeps_what_was_finished_and_goes_on(
 
 
 def test_a_reader_that_stops_reading_is_no_error():
-    code = "import sys; from cwf_milvus.cli import main; sys.exit(main(['backbones']))"
+    code = "import sys; from cwf_milvus.cli.program import main; sys.exit(main(['backbones']))"
     done = subprocess.run(
         ["bash", "-c", '"$@" | true; echo "${PIPESTATUS[0]}"', "-", sys.executable, "-c", code],
         cwd=ROOT,

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from pymilvus import MilvusClient
 
-from cwf_milvus import sidecar
 from cwf_milvus.collection import InstanceCollection
-from cwf_milvus.encoding import Encoding
+from cwf_milvus.encode.encoding import Encoding
 from cwf_milvus.errors import (
     CollectionError,
     FilterError,
@@ -21,8 +20,9 @@ from cwf_milvus.errors import (
     SettingsError,
     StoreError,
 )
-from cwf_milvus.sidecar import Sidecar
-from cwf_milvus.store import Store
+from cwf_milvus.store import sidecar
+from cwf_milvus.store.client import Store
+from cwf_milvus.store.sidecar import Sidecar
 
 HOSTILE = [
     "/p/it's.jpg",
@@ -837,7 +837,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 @pytest.mark.slow
 def test_the_encoder_is_restored_from_milvus_alone(place, name):
     data = pytest.importorskip("skimage.data")
-    from cwf_milvus.encoder import Encoder
+    from cwf_milvus.encode.encoder import Encoder
 
     encoder = Encoder("efficientnet_lite0", whitening=None, n_classes=4, image_size=256)
     with InstanceCollection.create(place, name, encoder) as photos:

@@ -10,9 +10,9 @@ import pytest
 
 from cwf_milvus.errors import SettingsError
 from cwf_milvus.evaluation import evaluate_rankings, load_dataset
-from cwf_milvus.evaluation.buildings import CORRUPT_PARIS
-from cwf_milvus.evaluation.pickles import as_list, read_plain_pickle
-from cwf_milvus.images import Box
+from cwf_milvus.evaluation.datasets.buildings import CORRUPT_PARIS
+from cwf_milvus.evaluation.datasets.pickles import as_list, read_plain_pickle
+from cwf_milvus.photos.box import Box
 
 
 def put(root, *names, content=b"photo"):

@@ -6,8 +6,7 @@ from pathlib import Path
 import PIL.Image
 import pytest
 
-from cwf_milvus import demo
-from cwf_milvus.cli import main
+from cwf_milvus.cli.program import main
 from cwf_milvus.demo import THINGS, run_demo, write_photos
 
 
@@ -61,12 +60,14 @@ def test_photos_are_written_whole_once_and_others_are_left_alone(tmp_path, monke
 
     (tmp_path / "coffee-crop.jpg").unlink()
 
-    def cut_off(file, data):  # a disk that fills up, or a kill
-        file.with_name(f".{file.name}.part").write_bytes(data[:100])
+    write_bytes = Path.write_bytes
+
+    def cut_off(file, data):  # a disk that fills up
+        write_bytes(file, data[:100])
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(demo, "_write", cut_off)
+        patch.setattr(Path, "write_bytes", cut_off)
         with pytest.raises(OSError, match="No space"):
             write_photos(tmp_path)
     assert not (tmp_path / "coffee-crop.jpg").exists()

@@ -12,8 +12,8 @@ import PIL.Image
 import pytest
 from small_encoders import CHELSEA, COFFEE, ROCKET
 
-from cwf_milvus.cli import build_parser
-from cwf_milvus.rows import Layout
+from cwf_milvus.cli.program import build_parser
+from cwf_milvus.store.layout import Layout
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(

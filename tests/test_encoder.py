@@ -28,7 +28,9 @@ from small_encoders import (
 )
 
 from cwf_milvus.backbones.weights import find_weights, load_state_dict
-from cwf_milvus.encoder import WHITENING_FILE, Encoder
+from cwf_milvus.encode.encoder import Encoder
+from cwf_milvus.encode.saved import WHITENING_FILE
+from cwf_milvus.encode.whitenings import Whitenings
 from cwf_milvus.errors import (
     BoxError,
     ImageError,
@@ -36,9 +38,9 @@ from cwf_milvus.errors import (
     WeightsError,
     WhiteningError,
 )
-from cwf_milvus.images import Box, load_image, resize, target_size
-from cwf_milvus.regions import heat_boxes
-from cwf_milvus.whitenings import Whitenings
+from cwf_milvus.method.regions import heat_boxes
+from cwf_milvus.photos.box import Box
+from cwf_milvus.photos.images import load_image, resize, target_size
 
 CAT = {281, 282, 283, 284, 285}  # ImageNet's house cats
 BOX = (120, 40, 330, 210)

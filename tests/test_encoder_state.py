@@ -26,9 +26,10 @@ from small_encoders import (
 )
 
 from cwf_milvus.backbones.weights import find_weights, load_state_dict
-from cwf_milvus.encoder import SETTINGS_FILE, WHITENING_FILE, Encoder
+from cwf_milvus.encode.encoder import Encoder
+from cwf_milvus.encode.saved import SETTINGS_FILE, WHITENING_FILE
+from cwf_milvus.encode.whitenings import Whitenings
 from cwf_milvus.errors import CwfError, MismatchError, SettingsError, WeightsError
-from cwf_milvus.whitenings import Whitenings
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -7,9 +7,9 @@ import pytest
 from scipy import sparse
 
 from cwf_milvus.errors import SettingsError
-from cwf_milvus.evaluation.bow import BagOfWords, FewerWordsWarning, tf_idf_scores
-from cwf_milvus.evaluation.published import DATASETS, FIGURES, in_words, published
-from cwf_milvus.evaluation.razavian import spatial_search
+from cwf_milvus.evaluation.paper.bow import BagOfWords, FewerWordsWarning, tf_idf_scores
+from cwf_milvus.evaluation.paper.published import DATASETS, FIGURES, in_words, published
+from cwf_milvus.evaluation.paper.razavian import spatial_search
 
 
 def clusters(n: int, seed: int) -> np.ndarray:

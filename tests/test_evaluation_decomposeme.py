@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from cwf_milvus import pooling
 from cwf_milvus.backbones import create_backbone, list_backbones
 from cwf_milvus.backbones.decomposeme import DecomposedConvolution, DecomposeMe, build_decomposeme
 from cwf_milvus.errors import WeightsError
+from cwf_milvus.method import pooling
 
 
 def test_a_decomposed_convolution_is_a_rank_one_convolution_where_nothing_is_clamped():

@@ -8,14 +8,16 @@ import pytest
 from PIL import Image as PILImage
 from small_encoders import CHELSEA, COFFEE, ROCKET, crops, tiny
 
-from cwf_milvus.encoder import Encoder
-from cwf_milvus.encoding import Encoding
+from cwf_milvus.answers.hits import Hit, Query
+from cwf_milvus.cli.evaluate import read_boxes
+from cwf_milvus.encode.encoder import Encoder
+from cwf_milvus.encode.encoding import Encoding
 from cwf_milvus.errors import SettingsError
-from cwf_milvus.evaluation import methods
 from cwf_milvus.evaluation.arrays import rank
-from cwf_milvus.evaluation.command import read_boxes
-from cwf_milvus.evaluation.datasets import load_dataset
+from cwf_milvus.evaluation.datasets.names import load_dataset
+from cwf_milvus.evaluation.datasets.truth import Dataset
 from cwf_milvus.evaluation.features import FeatureStore, Photo, encodings, read_field
+from cwf_milvus.evaluation.paper import methods
 from cwf_milvus.evaluation.runner import (
     BoxedQuery,
     Inputs,
@@ -25,9 +27,7 @@ from cwf_milvus.evaluation.runner import (
     gather,
     score_vectors,
 )
-from cwf_milvus.evaluation.truth import Dataset
-from cwf_milvus.hits import Hit, Query
-from cwf_milvus.images import Box
+from cwf_milvus.photos.box import Box
 from cwf_milvus.rerank import Context, Online, Stage
 
 THINGS = {"cat": CHELSEA, "cup": COFFEE, "rocket": ROCKET}
@@ -232,7 +232,7 @@ def test_a_file_of_boxes_is_read_for_its_dataset_and_refused_by_name(folder, tmp
             read_boxes(file, dataset)
 
 
-@pytest.mark.filterwarnings("ignore::cwf_milvus.whitening.ReducedDimensionWarning")
+@pytest.mark.filterwarnings("ignore::cwf_milvus.method.whitening.ReducedDimensionWarning")
 def test_the_papers_encoder_searches_as_its_aggregations_are_computed(inputs, encoder):
     papers = methods.paper_encoder(encoder, inputs, 8)
     assert (papers.settings.descriptor, papers.n_classes) == ("classes", 64)

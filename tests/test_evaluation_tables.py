@@ -8,13 +8,13 @@ from PIL import Image as PILImage
 from pymilvus import MilvusClient
 from small_encoders import CHELSEA, COFFEE, ROCKET, crops
 
-from cwf_milvus.cli import main
+from cwf_milvus.cli.evaluate import parse_settings, parse_sweep
+from cwf_milvus.cli.program import main
 from cwf_milvus.errors import SettingsError
-from cwf_milvus.evaluation import tables
-from cwf_milvus.evaluation.command import parse_settings, parse_sweep
 from cwf_milvus.evaluation.features import FeatureStore
-from cwf_milvus.evaluation.plots import plot_sweep
-from cwf_milvus.evaluation.tables import Line, Table
+from cwf_milvus.evaluation.paper import tables
+from cwf_milvus.evaluation.paper.plots import plot_sweep
+from cwf_milvus.evaluation.paper.tables import Line, Table
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 NETWORK = ["--backbone", "timm:test_resnet", "--weights", "random", "--image-size", "128"]

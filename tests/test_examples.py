@@ -18,7 +18,7 @@ from operator_photos import fitted
 from small_encoders import CHELSEA, COFFEE, ROCKET
 
 from cwf_milvus import InstanceCollection
-from cwf_milvus.encoder import Encoder
+from cwf_milvus.encode.encoder import Encoder
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 BOX = "80,14,478,390"  # the cup

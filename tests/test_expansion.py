@@ -7,19 +7,17 @@ import numpy as np
 import pytest
 from stage_hits import DIM, hit, hits, names, query, units
 
+from cwf_milvus.answers.hits import Hit, Query
 from cwf_milvus.errors import SettingsError
-from cwf_milvus.expansion import (
-    AlphaExpansion,
-    LocalExpansion,
-    QueryExpansion,
+from cwf_milvus.method.expansion import (
     alpha_expand,
     local_expand,
     local_matches,
     query_expand,
     steer,
 )
-from cwf_milvus.hits import Hit, Query
 from cwf_milvus.rerank import Context, Regions
+from cwf_milvus.search.expansion import AlphaExpansion, LocalExpansion, QueryExpansion
 
 
 def unit(vector: np.ndarray) -> np.ndarray:

@@ -13,10 +13,11 @@ import torch
 from photo_files import saved
 from small_encoders import CHELSEA, COFFEE, crops, network_built_once, tiny
 
-from cwf_milvus.encoder import Encoder
+from cwf_milvus.encode.encoder import Encoder
+from cwf_milvus.encode.fitting import fit_whitenings
 from cwf_milvus.errors import ImageError, WhiteningError
-from cwf_milvus.fitting import fit_whitenings, photo_items
-from cwf_milvus.whitening import ReducedDimensionWarning, Whitening
+from cwf_milvus.method.whitening import ReducedDimensionWarning, Whitening
+from cwf_milvus.photos.listing import photo_items
 
 PHOTOS = crops(20)
 
@@ -70,7 +71,8 @@ def test_each_whitening_is_the_exact_one_of_all_its_vectors(fitted):
 
 def test_an_image_gives_n_fit_classes_class_vectors_and_all_its_region_vectors():
     encoder = tiny(dim=8, n_fit_classes=3, region_levels=(1, 2))
-    found = fit_whitenings(encoder, PHOTOS[:16])
+    local = [encoder.local_vectors([encoder.prepare(encoder.read(p))]) for p in PHOTOS[:16]]
+    found = fit_whitenings(local, encoder.settings, encoder.backbone.n_features)
     assert found.classes.n_samples_ == 16 * 3
     assert found.regions.n_samples_ == 16 * 5
 

@@ -11,10 +11,10 @@ from small_encoders import CHELSEA, tiny
 
 from cwf_milvus.collection import InstanceCollection
 from cwf_milvus.errors import FilterError
-from cwf_milvus.expansion import LocalExpansion
-from cwf_milvus.garbage import no_garbage_collection
 from cwf_milvus.rerank import Cam, Regions
-from cwf_milvus.rerank.base import Context, Stage
+from cwf_milvus.search.expansion import LocalExpansion
+from cwf_milvus.search.garbage import no_garbage_collection
+from cwf_milvus.search.stage import Context, Stage
 
 
 def test_it_is_off_within_and_on_again_after_whatever_happens():
@@ -53,7 +53,7 @@ def test_threads_leave_it_on():
     assert gc.isenabled()
 
 
-@pytest.mark.filterwarnings("ignore::cwf_milvus.whitening.ReducedDimensionWarning")
+@pytest.mark.filterwarnings("ignore::cwf_milvus.method.whitening.ReducedDimensionWarning")
 def test_searches_leave_it_on_refused_ones_too(tmp_path):
     encoder = tiny().fit([CHELSEA[i : i + 90, :120] for i in range(0, 200, 3)])
     with InstanceCollection.create(tmp_path / "p.db", "photos", encoder) as photos:

@@ -20,9 +20,9 @@ from photo_files import CHELSEA, encoded, refusal, saved
 from skimage import data as photos
 
 from cwf_milvus.errors import BoxError, ImageError, SettingsError
-from cwf_milvus.images import (
+from cwf_milvus.photos.box import Box
+from cwf_milvus.photos.images import (
     MAX_PIXELS,
-    Box,
     Image,
     crop,
     load_image,

@@ -18,7 +18,7 @@ from photo_files import encoded
 from skimage import data as real
 
 from cwf_milvus.collection import InstanceCollection
-from cwf_milvus.encoder import Encoder
+from cwf_milvus.encode.encoder import Encoder
 from cwf_milvus.errors import ImageError, SettingsError, StoreError
 
 PHOTOS = (real.chelsea(), real.coffee(), real.astronaut(), real.rocket())

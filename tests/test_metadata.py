@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cwf_milvus.errors import SettingsError
-from cwf_milvus.metadata import Metadata
+from cwf_milvus.index.metadata import Metadata
 
 BY_FRANCIS = {"artist": "Francis", "year": 1867}
 

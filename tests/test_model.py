@@ -9,7 +9,7 @@ import pytest
 from operator_photos import fitted
 from small_encoders import CHELSEA, COFFEE, ROCKET
 
-from cwf_milvus.encoder import Encoder
+from cwf_milvus.encode.encoder import Encoder
 from cwf_milvus.errors import ImageError, SettingsError
 from cwf_milvus.model import ClassWeightedEmbeddingFunction, InstanceRerankFunction, RerankResult
 

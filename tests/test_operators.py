@@ -20,8 +20,7 @@ from operator_photos import EMBED, fitted, write_photos
 from small_encoders import CHELSEA, COFFEE, ROCKET, SMALL, crops
 
 import cwf_milvus
-from cwf_milvus import lite
-from cwf_milvus.encoder import Encoder
+from cwf_milvus.encode.encoder import Encoder
 from cwf_milvus.errors import (
     BoxError,
     CollectionError,
@@ -29,6 +28,8 @@ from cwf_milvus.errors import (
     SettingsError,
     WhiteningError,
 )
+from cwf_milvus.hub.install import install, operator_names, uninstall
+from cwf_milvus.method.whitening import Whitening
 from cwf_milvus.operators import (
     CamRerank,
     CamVggEmbed,
@@ -38,8 +39,7 @@ from cwf_milvus.operators import (
     PcaWhiten,
 )
 from cwf_milvus.sharing import shared_encoder
-from cwf_milvus.towhee_install import install, operator_names, uninstall
-from cwf_milvus.whitening import Whitening
+from cwf_milvus.store import lite
 
 PACKAGE = Path(cwf_milvus.__file__).parent
 OF_BOTH = {"descriptor": "both"}

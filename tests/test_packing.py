@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 
 from cwf_milvus.errors import CollectionError, SettingsError
-from cwf_milvus.packing import (
+from cwf_milvus.method.int8 import Int8Vectors
+from cwf_milvus.store.packing import (
     FIELD_BYTES,
     PRECISIONS,
-    Int8Vectors,
     Text,
     fields_needed,
     pack_boxes,

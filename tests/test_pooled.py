@@ -17,8 +17,8 @@ from cwf_milvus.backbones import create_backbone, layers
 from cwf_milvus.backbones.layers import fold_norms
 from cwf_milvus.backbones.pooled import PooledClassifier, Split
 from cwf_milvus.backbones.weights import RANDOM, seeded
-from cwf_milvus.cam import class_activation_maps
 from cwf_milvus.errors import ImageError, SettingsError
+from cwf_milvus.method.cam import class_activation_maps
 
 # Networks, and the module whose output's mean over the cells their head sees.
 SOURCES = {

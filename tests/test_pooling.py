@@ -16,10 +16,10 @@ from feature_maps import (
 )
 from torch import Tensor
 
-from cwf_milvus import pooling
-from cwf_milvus.cam import class_activation_maps
 from cwf_milvus.errors import BoxError
-from cwf_milvus.regions import grid_boxes, rmac_boxes
+from cwf_milvus.method import pooling
+from cwf_milvus.method.cam import class_activation_maps
+from cwf_milvus.method.regions import grid_boxes, rmac_boxes
 
 
 def reference_class_vector(

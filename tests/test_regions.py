@@ -7,9 +7,9 @@ import pytest
 import torch
 from feature_maps import real_maps
 
-from cwf_milvus.cam import class_activation_maps
 from cwf_milvus.errors import SettingsError
-from cwf_milvus.regions import grid_boxes, heat_boxes, largest_component_box, rmac_boxes
+from cwf_milvus.method.cam import class_activation_maps
+from cwf_milvus.method.regions import grid_boxes, heat_boxes, largest_component_box, rmac_boxes
 
 GRIDS = [(16, 12), (12, 16), (7, 5), (1, 9), (5, 1), (1, 1), (2, 2), (45, 64)]
 

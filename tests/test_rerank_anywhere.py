@@ -9,8 +9,8 @@ from pymilvus import DataType, MilvusClient
 from stage_hits import DIM, units
 
 from cwf_milvus.errors import SettingsError
-from cwf_milvus.expansion import LocalExpansion, QueryExpansion
 from cwf_milvus.rerank import Classes, Online, Regions, Reranker, late_interaction
+from cwf_milvus.search.expansion import LocalExpansion, QueryExpansion
 
 N = 12
 PATCHES = units(N, 3, DIM, seed=5)

@@ -9,25 +9,25 @@ import pytest
 import torch
 from small_encoders import network_built_once, small
 
-from cwf_milvus import cam
+from cwf_milvus.answers.hits import Hit, Query
 from cwf_milvus.collection import InstanceCollection
 from cwf_milvus.demo import write_photos
-from cwf_milvus.encoder import Encoder
+from cwf_milvus.encode.encoder import Encoder
+from cwf_milvus.encode.encoding import Vectors
 from cwf_milvus.errors import SettingsError
-from cwf_milvus.expansion import QueryExpansion
-from cwf_milvus.hits import Hit, Query
-from cwf_milvus.pooling import (
+from cwf_milvus.method import cam
+from cwf_milvus.method.pooling import (
     channel_weights,
     class_vectors,
+    class_vectors_in_boxes,
     crow_spatial_weights,
     l2_normalize,
     region_vectors,
 )
-from cwf_milvus.regions import grid_boxes, heat_boxes
+from cwf_milvus.method.regions import grid_boxes, heat_boxes
 from cwf_milvus.rerank import Cam, Context
-from cwf_milvus.rerank.cam_regions import _in_boxes, feature_cache
-from cwf_milvus.rerank.vectors import Vectors
-from cwf_milvus.search import ask
+from cwf_milvus.search.expansion import QueryExpansion
+from cwf_milvus.search.search import ask
 
 NAMES = ("chelsea.png", "chelsea-turned.jpg", "coffee.png", "rocket.jpg", "china.jpg", "gravel.png")
 
@@ -127,7 +127,7 @@ def test_what_was_seen_is_not_seen_again(encoder, photos, folder, query, monkeyp
 
 
 def test_the_cache_of_feature_maps_keeps_to_its_bytes(encoder, photos, folder, query):
-    cache = feature_cache(encoder).batches
+    cache = encoder.seen.batches
     most, before = cache.most_bytes, candidates(folder, photos)
     whole = Cam()(query, before, Context(photos))
     try:
@@ -224,7 +224,7 @@ def test_crow_weighting_of_features_is_done_over_each_region(folder):
         weights = maps.class_weights(torch.tensor([[967, 504]]))
         cams = cam.class_activation_maps(maps.class_source, weights, maps.features.shape[2:])
         boxes = [(0, 0, 5, 5), (2, 1, 8, 7)]
-        found = _in_boxes(maps.features[0], cams[0], boxes, "crow")
+        found = class_vectors_in_boxes(maps.features[0], cams[0], boxes, "crow")
         for vectors, (x1, y1, x2, y2) in zip(found, boxes, strict=True):
             crop, part = maps.features[..., y1:y2, x1:x2], cams[..., y1:y2, x1:x2]
             weighted = crop * crow_spatial_weights(crop)[:, None]
@@ -239,7 +239,7 @@ def test_paper_compat_never_scores_the_40_percent_box(folder, monkeypatch):
         asked.append(tuple(thresholds))
         return heat_boxes(heat, thresholds, min_side)
 
-    monkeypatch.setattr("cwf_milvus.rerank.cam_regions.heat_boxes", watched)
+    monkeypatch.setattr("cwf_milvus.search.seen_again.heat_boxes", watched)
     with network_built_once():
         compat = small(whitening=None, n_classes=6, n_pooled=6, paper_compat=True)
     encoding = compat.encode_query(str(folder / "rocket.jpg"))

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from stage_hits import DIM, hit, hits, names, query
 
+from cwf_milvus.answers.hits import Match, Matches
 from cwf_milvus.errors import SettingsError
-from cwf_milvus.hits import Match, Matches
-from cwf_milvus.images import Box
+from cwf_milvus.photos.box import Box
 from cwf_milvus.rerank import Classes, Context, Regions, Stage
-from cwf_milvus.rerank.base import reranked
-from cwf_milvus.stages import chosen_stages
+from cwf_milvus.search.choose import chosen_stages
+from cwf_milvus.search.stage import reranked
 
 
 def max_sim(asked: np.ndarray, stored: np.ndarray) -> float:

@@ -7,11 +7,11 @@ import pytest
 from small_encoders import crops, network_built_once, tiny
 from stage_hits import hit, hits, names, query
 
+from cwf_milvus.answers.hits import Hit, Query
+from cwf_milvus.encode.encoding import Vectors
 from cwf_milvus.errors import SettingsError
-from cwf_milvus.hits import Hit, Query
-from cwf_milvus.packing import fields_needed, pack_vectors, read_vectors
 from cwf_milvus.rerank import ClassMatched, Context, Online
-from cwf_milvus.rerank.vectors import Vectors
+from cwf_milvus.store.packing import fields_needed, pack_vectors, read_vectors
 
 
 def unit(vector: np.ndarray) -> np.ndarray:

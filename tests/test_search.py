@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 from photo_collection import CAT, collection, encodings, is_cat, photo
 
+from cwf_milvus.answers.answer import Hits
+from cwf_milvus.answers.hits import Hit, Query
 from cwf_milvus.collection import InstanceCollection
+from cwf_milvus.encode.kept import LastUsed
 from cwf_milvus.errors import BoxError, CollectionError, FilterError, SettingsError
-from cwf_milvus.expansion import AlphaExpansion, LocalExpansion
-from cwf_milvus.hits import Hit, Hits, Query
-from cwf_milvus.packing import pack_vectors, unpack_vectors
 from cwf_milvus.rerank import Context, Regions, Stage, late_interaction
-from cwf_milvus.rerank import vectors as stored_vectors
-from cwf_milvus.rerank.vectors import vector_cache
-from cwf_milvus.search import search_queries
-from cwf_milvus.stages import chosen_stages
+from cwf_milvus.search.choose import chosen_stages
+from cwf_milvus.search.expansion import AlphaExpansion, LocalExpansion
+from cwf_milvus.search.search import search_queries
+from cwf_milvus.store.packing import pack_vectors, unpack_vectors
 
 
 @pytest.fixture(scope="module")
@@ -255,7 +255,7 @@ def test_boxes_for_another_number_of_queries_are_refused(photos):
 
 
 def test_what_stages_need_is_fetched_once_for_all_queries(photos, monkeypatch):
-    vector_cache(photos).most_bytes = 0
+    photos.vector_cache.most_bytes = 0
     asked: list[tuple[int, tuple[str, ...]]] = []
     fetch = type(photos.store).fetch_vectors
 
@@ -266,14 +266,14 @@ def test_what_stages_need_is_fetched_once_for_all_queries(photos, monkeypatch):
     monkeypatch.setattr(type(photos.store), "fetch_vectors", watched)
     queries = [ask("chelsea.png"), ask("coffee.png")]
     search_queries(photos, queries, limit=5, filter=None, stages=[Regions(), LocalExpansion()])
-    vector_cache(photos).most_bytes = 2**28
+    photos.vector_cache.most_bytes = 2**28
     assert sum(n for n, _ in asked) == len(encodings())
     assert all(not name.startswith("class_vectors") for _, fields in asked for name in fields)
 
 
 def test_vectors_of_the_last_searches_are_not_fetched_again(photos, monkeypatch):
     first = one(photos, [Regions()])
-    monkeypatch.setattr(stored_vectors, "_decoded", None)  # nothing is left to decode
+    monkeypatch.setattr(type(photos.layout), "read", None)  # nothing is left to decode
     assert uris(one(photos, [Regions()])) == uris(first)
 
 
@@ -288,13 +288,13 @@ def test_a_photo_stored_anew_is_fetched_anew(tmp_path):
 
 
 def test_the_cache_keeps_to_its_bytes():
-    kept = stored_vectors.LastUsed(100)
+    kept = LastUsed(100)
     for key in range(5):
         kept.put(key, str(key), 30)
-    assert list(kept) == [2, 3, 4]
+    assert kept.keys() == [2, 3, 4]
     assert kept.get(2) == "2"
     kept.put(5, "5", 30)
-    assert list(kept) == [4, 2, 5]
+    assert sorted(kept.keys()) == [2, 4, 5]
     kept.put(6, "6", 101)
     assert kept.get(6) is None
     assert kept.held_bytes == 90

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from cwf_milvus.encode.settings import EncoderSettings, default_settings
 from cwf_milvus.errors import SettingsError
-from cwf_milvus.settings import EncoderSettings, default_settings
 
 FIELDS = [field.name for field in dataclasses.fields(EncoderSettings)]
 

@@ -28,8 +28,8 @@ from towhee.types.image import Image as TowheeImage
 
 import cwf_milvus.towhee
 from cwf_milvus import operators
-from cwf_milvus.encoder import Encoder
-from cwf_milvus.towhee_install import HUB, install, operator_names, uninstall
+from cwf_milvus.encode.encoder import Encoder
+from cwf_milvus.hub.install import HUB, install, operator_names, uninstall
 
 ROOT = HUB.parents[1]
 

@@ -9,10 +9,11 @@ import pytest
 import torch
 from skimage import data as photos
 
+from cwf_milvus.encode.settings import EncoderSettings
+from cwf_milvus.encode.views import Prepared, prepare, prepare_query
 from cwf_milvus.errors import BoxError
-from cwf_milvus.images import Box, Image, crop, load_image, resize
-from cwf_milvus.settings import EncoderSettings
-from cwf_milvus.views import Prepared, prepare, prepare_query
+from cwf_milvus.photos.box import Box
+from cwf_milvus.photos.images import Image, crop, load_image, resize
 
 CHELSEA = load_image(photos.chelsea(), uri="cat")  # 451 x 300
 DEFAULT = EncoderSettings(image_size=512)  # and 224 for classes

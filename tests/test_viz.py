@@ -14,14 +14,17 @@ import pytest
 import skimage.data
 import torch
 
-from cwf_milvus import page
-from cwf_milvus.drawing import BOX_COLOUR, draw_box, heat_colours
-from cwf_milvus.encoder import Encoder
-from cwf_milvus.encoding import Encoding
+from cwf_milvus.answers import page
+from cwf_milvus.answers.answer import Hits
+from cwf_milvus.answers.drawing import BOX_COLOUR, draw_box, heat_colours, overlay
+from cwf_milvus.answers.hits import Hit, Query, StageScore
+from cwf_milvus.answers.page import hits_fragment, save_page
+from cwf_milvus.encode.encoder import Encoder
+from cwf_milvus.encode.encoding import Encoding
 from cwf_milvus.errors import BoxError, SettingsError
-from cwf_milvus.hits import Hit, Hits, Query, StageScore
-from cwf_milvus.images import Box, load_image
-from cwf_milvus.viz import explain_figure, hits_fragment, overlay, save_page
+from cwf_milvus.explain import explain_figure
+from cwf_milvus.photos.box import Box
+from cwf_milvus.photos.images import load_image
 
 PHOTOS = Path(skimage.data.__file__).parent
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>\n</style>--><!--&lt;\x00\u202e"
@@ -89,7 +92,8 @@ def hit(uri: str | Path, **fields: Any) -> Hit:
 
 
 def saved(tmp_path: Path, *results: Hits) -> Page:
-    return Page(save_page(results, tmp_path / "hits.html").read_text(encoding="utf-8"))
+    shown = [(hits.query, hits) for hits in results]
+    return Page(save_page(shown, tmp_path / "hits.html").read_text(encoding="utf-8"))
 
 
 def is_colour(pixel: Any, colour: str = BOX_COLOUR) -> bool:
@@ -279,9 +283,7 @@ def test_text_from_outside_cannot_become_markup(tmp_path):
     assert hostile.comments == honest.comments == []
     assert "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>\\n</style>" in hostile.text
     assert len(hostile.images) == 2  # the query's and that of the file with the hostile name
-    assert (
-        Page(hits_fragment(result(HOSTILE))).shape == Page(hits_fragment(result("hon/est"))).shape
-    )
+    assert Page(result(HOSTILE)._repr_html_()).shape == Page(result("hon/est")._repr_html_()).shape
 
 
 def test_control_characters_and_half_surrogates_are_shown_by_their_codes(tmp_path):
@@ -361,7 +363,7 @@ def test_a_notebook_shows_the_query_and_the_first_hits():
 
 
 def test_the_styles_of_a_notebooks_fragment_stay_inside_it():
-    fragment = Page(hits_fragment(Hits(query(), [])))
+    fragment = Page(hits_fragment(query(), []))
     style = "".join(data for tag, data in fragment.texts if tag == "style")
     selectors = re.findall(r"(?:^|[}{])\s*([^{}@]+)\{", style)
     assert len(selectors) > 20

@@ -15,10 +15,10 @@ from sklearn.base import clone
 from sklearn.decomposition import PCA
 from sklearn.exceptions import NotFittedError
 
-from cwf_milvus.cam import class_activation_maps
 from cwf_milvus.errors import WhiteningError
-from cwf_milvus.pooling import class_vectors
-from cwf_milvus.whitening import ReducedDimensionWarning, Whitening
+from cwf_milvus.method.cam import class_activation_maps
+from cwf_milvus.method.pooling import class_vectors
+from cwf_milvus.method.whitening import ReducedDimensionWarning, Whitening
 
 PHOTOS = ("chelsea", "coffee", "astronaut", "rocket")
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
+from cwf_milvus.encode.settings import EncoderSettings, default_settings
+from cwf_milvus.encode.whitenings import Whitenings, fit_conditions
 from cwf_milvus.errors import WhiteningError
-from cwf_milvus.pooling import l2_normalize
-from cwf_milvus.settings import EncoderSettings, default_settings
-from cwf_milvus.whitening import Whitening
-from cwf_milvus.whitenings import Whitenings, fit_conditions
+from cwf_milvus.method.pooling import l2_normalize
+from cwf_milvus.method.whitening import Whitening
 
 K, D = 24, 12
 SETTINGS = EncoderSettings(dim=D)

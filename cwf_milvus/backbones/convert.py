@@ -14,9 +14,7 @@ alone. What changes on the way:
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +26,7 @@ from torch import Tensor
 
 from cwf_milvus.backbones.vgg import CAFFE_INPUT, CONVOLUTIONS
 from cwf_milvus.errors import SettingsError, WeightsError
+from cwf_milvus.files import write_whole
 
 Shape = tuple[int, ...]
 Pair = tuple[np.ndarray, np.ndarray]
@@ -88,7 +87,7 @@ def convert_weights(source: str | Path, target: str | Path) -> dict[str, Any]:
 
     state = _state(layers, source)
     groups = 512 // layers["CAM_conv"][0].shape[1] if "CAM_conv" in layers else None
-    _write(state, target, {"layout": layout, "groups": str(groups or "none"), "input": "rgb-mean"})
+    _save(state, target, {"layout": layout, "groups": str(groups or "none"), "input": "rgb-mean"})
     return {
         "layout": layout,
         "head": groups is not None,
@@ -116,17 +115,12 @@ def _state(layers: Mapping[str, Pair], source: Path) -> dict[str, Tensor]:
     return state
 
 
-def _write(state: dict[str, Tensor], target: Path, metadata: dict[str, str]) -> None:
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+def _save(state: dict[str, Tensor], target: Path, metadata: dict[str, str]) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        save_file(state, part, metadata)
-        part.replace(target)
+        write_whole(target, lambda part: save_file(state, part, metadata))
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"cannot write {str(target)!r}: {error}") from error
-    finally:
-        with suppress(OSError):  # after success there is none, and a failure has its own error
-            part.unlink()
 
 
 def _checked(shape: Shape, layer: str, part: str) -> Shape:

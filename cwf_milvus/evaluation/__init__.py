@@ -4,8 +4,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cwf_milvus.evaluation.datasets import DATASETS as DATASETS
-    from cwf_milvus.evaluation.datasets import load_dataset as load_dataset
+    from cwf_milvus.evaluation.datasets.names import DATASETS as DATASETS
+    from cwf_milvus.evaluation.datasets.names import load_dataset as load_dataset
+    from cwf_milvus.evaluation.datasets.truth import Dataset as Dataset
+    from cwf_milvus.evaluation.datasets.truth import QueryTruth as QueryTruth
     from cwf_milvus.evaluation.features import FeatureStore as FeatureStore
     from cwf_milvus.evaluation.metrics import Result as Result
     from cwf_milvus.evaluation.metrics import average_precision as average_precision
@@ -14,21 +16,19 @@ if TYPE_CHECKING:
     from cwf_milvus.evaluation.runner import Evaluation as Evaluation
     from cwf_milvus.evaluation.runner import evaluate as evaluate
     from cwf_milvus.evaluation.runner import gather as gather
-    from cwf_milvus.evaluation.truth import Dataset as Dataset
-    from cwf_milvus.evaluation.truth import QueryTruth as QueryTruth
 
 _PLACES = {
-    "DATASETS": "datasets",
-    "Dataset": "truth",
+    "DATASETS": "datasets.names",
+    "Dataset": "datasets.truth",
     "Evaluation": "runner",
     "FeatureStore": "features",
-    "QueryTruth": "truth",
+    "QueryTruth": "datasets.truth",
     "Result": "metrics",
     "average_precision": "metrics",
     "evaluate": "runner",
     "evaluate_rankings": "metrics",
     "gather": "runner",
-    "load_dataset": "datasets",
+    "load_dataset": "datasets.names",
     "precision_at": "metrics",
 }
 

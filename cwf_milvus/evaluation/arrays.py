@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from cwf_milvus.encoder import Encoder
-from cwf_milvus.encoding import Encoding
+from cwf_milvus.encode.encoder import Encoder
+from cwf_milvus.encode.encoding import Encoding, Kind, Vectors
 from cwf_milvus.errors import SettingsError
-from cwf_milvus.rows import Layout, Row
+from cwf_milvus.store.kinds import STORED
+from cwf_milvus.store.layout import Layout
+from cwf_milvus.store.refusals import checked_descriptors
+from cwf_milvus.store.rows import Row
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,8 +65,9 @@ class ArrayCollection:
         """
         if filter:
             raise SettingsError(f"filter {filter!r}: arrays have no filters, search Milvus instead")
-        order = rank(np.atleast_2d(descriptors), self._descriptors)
-        scores = np.atleast_2d(descriptors) @ self._descriptors.T
+        asked = checked_descriptors(descriptors, self.layout.dim, self.name)
+        order = rank(asked, self._descriptors)
+        scores = asked @ self._descriptors.T
         return [
             [self._row(place, float(scores[query, place])) for place in places[:limit]]
             for query, places in enumerate(order)
@@ -72,6 +76,17 @@ class ArrayCollection:
     def get(self, uris: Iterable[str], *, vectors: bool = False) -> list[Row | None]:
         """Return the rows of photos, in the order asked for; None for one that is not there."""
         return [self._row(self._places[uri]) if uri in self._places else None for uri in uris]
+
+    def vectors(self, wanted: Mapping[str, Vectors], kinds: Collection[Kind]) -> dict[str, Vectors]:
+        """Return, by uri, photos' vectors with those of some kinds beside what was there."""
+        names = [name for kind in kinds for name in STORED[kind].arrays]
+        found: dict[str, Vectors] = {}
+        for uri, had in wanted.items():
+            one = self._encodings[self._places[uri]]
+            found[uri] = replace(
+                had, **{n: getattr(one, n) for n in names if getattr(had, n) is None}
+            )
+        return found
 
     def _row(self, place: int, score: float | None = None) -> ArrayRow:
         one = self._encodings[place]

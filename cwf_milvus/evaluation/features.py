@@ -6,7 +6,6 @@ import copy
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -17,16 +16,19 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from cwf_milvus import pooling, regions
-from cwf_milvus.batching import batches
-from cwf_milvus.encoder import Encoder
-from cwf_milvus.encoding import Encoding
+from cwf_milvus.encode.batching import batches
+from cwf_milvus.encode.describe import in_pixels
+from cwf_milvus.encode.encoder import Encoder
+from cwf_milvus.encode.encoding import Encoding
+from cwf_milvus.encode.local_vectors import LocalVectors, pool_local
+from cwf_milvus.encode.views import Prepared
+from cwf_milvus.encode.whitenings import fit_conditions
 from cwf_milvus.errors import SettingsError
-from cwf_milvus.images import Box, load_image
-from cwf_milvus.local_vectors import LocalVectors, pool_local
-from cwf_milvus.sources import read_bytes
-from cwf_milvus.views import Prepared
-from cwf_milvus.whitenings import fit_conditions
+from cwf_milvus.files import write_whole
+from cwf_milvus.method import pooling, regions
+from cwf_milvus.photos.box import Box
+from cwf_milvus.photos.images import load_image
+from cwf_milvus.photos.sources import read_bytes
 
 KEPT_CLASSES = 64  # the paper's most
 CROP_LEVELS = (1, 2, 3, 4)
@@ -123,8 +125,8 @@ class FeatureStore:
             for (photo, _), tensors in zip(batch, self._see([p for _, p in batch]), strict=True):
                 cells = tensors.pop("cells")
                 if self._cells:
-                    _write(places[photo].with_suffix(".cells"), {"cells": cells})
-                _write(places[photo], tensors)
+                    _save(places[photo].with_suffix(".cells"), {"cells": cells})
+                _save(places[photo], tensors)
             done += len(batch)
             if progress is not None:
                 progress(done, len(wanted))
@@ -141,7 +143,7 @@ class FeatureStore:
 
     def write(self, name: str, array: np.ndarray) -> None:
         """Keep an array under a name."""
-        _write(self.folder / f"{name}.safetensors", {"array": np.ascontiguousarray(array)})
+        _save(self.folder / f"{name}.safetensors", {"array": np.ascontiguousarray(array)})
 
     def _prepared(self, photos: Sequence[Photo]) -> Iterator[tuple[Photo, Path, Prepared | None]]:
         """Decode ahead, in threads, those that have to be seen."""
@@ -247,13 +249,11 @@ def _pooled(features: torch.Tensor) -> list[dict[str, np.ndarray]]:
 
 
 def _local(local: LocalVectors, i: int, prepared: Prepared) -> dict[str, np.ndarray]:
-    rows, columns = local.cells
-    scale = torch.tensor([prepared.width / columns, prepared.height / rows]).repeat(2)
     return {
         "class_ids": local.class_ids[i].cpu().numpy(),
         "class_scores": local.class_scores[i].cpu().numpy(),
         "class_vectors": _half(local.class_vectors[i]),
-        "region_boxes": (local.region_boxes[i].cpu() * scale).numpy().astype(np.float32),
+        "region_boxes": in_pixels(local.region_boxes[i], local.cells, prepared),
         "region_vectors": _half(local.region_vectors[i]),
         "size": np.array([prepared.width, prepared.height], np.int64),
     }
@@ -263,17 +263,9 @@ def _half(vectors: torch.Tensor) -> np.ndarray:
     return np.ascontiguousarray(vectors.half().cpu().numpy())
 
 
-def _write(place: Path, tensors: dict[str, np.ndarray]) -> None:
-    """Write a file whole or not at all."""
+def _save(place: Path, tensors: dict[str, np.ndarray]) -> None:
     place.parent.mkdir(exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=place.parent, suffix=".part")
-    os.close(handle)
-    try:
-        save_file(tensors, temporary)
-        Path(temporary).replace(place)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_whole(place, lambda part: save_file(tensors, part))
 
 
 def _is_whole(place: Path) -> bool:

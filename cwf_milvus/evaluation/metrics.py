@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from cwf_milvus.errors import SettingsError
-from cwf_milvus.evaluation.truth import Dataset, QueryTruth
+from cwf_milvus.evaluation.datasets.truth import Dataset, QueryTruth
 
 PRECISION_AT = (1, 5, 10)
 """The k of mP@k in Radenović et al., CVPR 2018."""

@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 from pymilvus import DataType, MilvusClient
 
+from cwf_milvus.answers.hits import Query
 from cwf_milvus.collection import InstanceCollection
-from cwf_milvus.encoder import Encoder
+from cwf_milvus.encode.encoder import Encoder
 from cwf_milvus.errors import SettingsError
 from cwf_milvus.evaluation.arrays import ArrayCollection, rank
+from cwf_milvus.evaluation.datasets.truth import Dataset
 from cwf_milvus.evaluation.features import (
     FeatureStore,
     Photo,
@@ -24,13 +26,11 @@ from cwf_milvus.evaluation.features import (
     encodings,
 )
 from cwf_milvus.evaluation.metrics import Result, evaluate_rankings
-from cwf_milvus.evaluation.truth import Dataset
-from cwf_milvus.hits import Query
-from cwf_milvus.images import Box
-from cwf_milvus.search import CANDIDATES, search_queries
-from cwf_milvus.sources import list_photos
-from cwf_milvus.stages import chosen_stages
-from cwf_milvus.store import MESSAGE_BYTES, TOP_K, Store
+from cwf_milvus.photos.box import Box
+from cwf_milvus.photos.sources import list_photos
+from cwf_milvus.search.choose import chosen_stages
+from cwf_milvus.search.search import CANDIDATES, search_queries
+from cwf_milvus.store.client import MESSAGE_BYTES, TOP_K, Store
 
 _ROWS_AT_ONCE = 256
 _QUERIES_AT_ONCE = 32

@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from cwf_milvus.answers.hits import Hit, Query
 from cwf_milvus.errors import CollectionError, ImageError, SettingsError
-from cwf_milvus.hits import Hit, Query
-from cwf_milvus.images import load_image
 from cwf_milvus.operators.common import Operator, as_many, as_photo, is_list, listed
-from cwf_milvus.rerank.base import Context
-from cwf_milvus.rows import Row as Stored
-from cwf_milvus.search import as_hit, ask
+from cwf_milvus.photos.images import load_image
+from cwf_milvus.photos.sources import uri_of
+from cwf_milvus.search.choose import chosen_stages, run_stages
+from cwf_milvus.search.search import as_hit, ask
+from cwf_milvus.search.stage import Context
 from cwf_milvus.sharing import shared_collection
-from cwf_milvus.sources import uri_of
-from cwf_milvus.stages import chosen_stages, run_stages
+from cwf_milvus.store.rows import Row as Stored
 
 Row = list[Any]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,15 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cwf_milvus import aggregation, pooling, regions
-from cwf_milvus.batching import batches
-from cwf_milvus.encoder import SETTINGS_FILE, WHITENING_FILE, Encoder
+from cwf_milvus.encode.batching import batches
+from cwf_milvus.encode.describe import describe
+from cwf_milvus.encode.encoder import Encoder
+from cwf_milvus.encode.saved import Saved, is_encoder, read_folder
+from cwf_milvus.encode.settings import EncoderSettings
+from cwf_milvus.encode.whitenings import Whitenings
 from cwf_milvus.errors import SettingsError, WhiteningError
+from cwf_milvus.method import aggregation, pooling, regions
+from cwf_milvus.method.whitening import Whitening
 from cwf_milvus.operators.common import Operator, as_photo, is_list, listed, tensor
-from cwf_milvus.settings import EncoderSettings
 from cwf_milvus.sharing import shared_collection, shared_encoder
-from cwf_milvus.whitening import Whitening
-from cwf_milvus.whitenings import Whitenings
 
 
 class CamVggEmbed(Operator):
@@ -234,7 +235,7 @@ class PcaWhiten(Operator):
                 f"cam_vgg_embed n_classes={wanted}"
             )
         if settings.descriptor == "classes":
-            return aggregation.describe(whitened[None], [], settings)[0].numpy()
+            return describe(whitened[None], [], settings)[0].numpy()
         if region_vectors is None:
             raise SettingsError(
                 f"the encoder's descriptor is of {settings.descriptor!r} and no region vectors "
@@ -242,7 +243,7 @@ class PcaWhiten(Operator):
                 "both its outputs on, or take class vectors alone by aggregate=False"
             )
         local = _transform(self._regions, tensor(region_vectors))
-        return aggregation.describe(whitened[None], [local], settings)[0].numpy()
+        return describe(whitened[None], [local], settings)[0].numpy()
 
 
 def _whitening_of(
@@ -260,10 +261,8 @@ def _whitening_of(
             f"source={source!r}: give a whitening file, an encoder's folder or 'photos.db#name'"
         )
     path = Path(source)
-    if path.is_dir() and (path / SETTINGS_FILE).is_file():
-        files = (SETTINGS_FILE, WHITENING_FILE)
-        state = {name: (path / name).read_bytes() for name in files if (path / name).is_file()}
-        return _kept(state, str(source))
+    if is_encoder(path):
+        return _kept(read_folder(path), str(source))
     uri, hash_sign, name = str(source).rpartition("#")
     if hash_sign and not path.exists():
         collection = shared_collection(uri, name)  # closed with its last user
@@ -281,15 +280,10 @@ def _whitening_of(
 def _kept(
     state: Mapping[str, bytes], name: str
 ) -> tuple[EncoderSettings, Whitening | None, Whitening | None]:
-    try:
-        about = json.loads(state[SETTINGS_FILE])
-        settings = EncoderSettings.from_dict(dict(about["settings"]))
-    except (KeyError, ValueError, TypeError, RecursionError) as error:
-        raise SettingsError(f"{name!r} holds no encoder, or a damaged one ({error!r})") from error
-    if WHITENING_FILE not in state:
-        return settings, None, None
-    whitenings = Whitenings.from_bytes(state[WHITENING_FILE], name=name)
-    return settings, whitenings.classes, whitenings.regions
+    saved = Saved.from_files(state, name=repr(name))
+    if saved.whitenings is None:
+        return saved.settings, None, None
+    return saved.settings, saved.whitenings.classes, saved.whitenings.regions
 
 
 def _transform(whitening: Whitening | None, vectors: Tensor) -> Tensor:

@@ -1,0 +1,94 @@
+"""`Hits`: the answer to one query, as a table, as JSON, as a page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, overload
+
+from cwf_milvus.answers.hits import Hit, Query
+from cwf_milvus.answers.page import hits_fragment, save_page
+from cwf_milvus.text import printable, table
+
+
+class Hits(Sequence[Hit]):
+    """The answer to one query, best first; a sequence of `Hit`.
+
+    Printed it is a table, in a notebook a row of pictures, and `save` writes a page.
+
+    Args:
+        query: what was asked.
+        hits: the answer, best first.
+    """
+
+    def __init__(self, query: Query, hits: Sequence[Hit]) -> None:
+        self.query = query
+        self._hits = tuple(hits)
+
+    def __len__(self) -> int:
+        return len(self._hits)
+
+    @overload
+    def __getitem__(self, index: int) -> Hit: ...
+    @overload
+    def __getitem__(self, index: slice) -> Hits: ...
+    def __getitem__(self, index: int | slice) -> Hit | Hits:
+        if isinstance(index, slice):
+            return Hits(self.query, self._hits[index])
+        return self._hits[index]
+
+    def __iter__(self) -> Iterator[Hit]:
+        return iter(self._hits)
+
+    def __repr__(self) -> str:
+        return f"Hits({self.query.name!r}, {len(self)} hits)"
+
+    def __str__(self) -> str:
+        if not self._hits:
+            return f"{printable(self.query.name)}: no hits"
+        rows = [("rank", "score", "photo", "shared classes")]
+        rows += [
+            (str(rank), f"{hit.score:.4f}", printable(hit.uri), ", ".join(hit.classes[:3]))
+            for rank, hit in enumerate(self, start=1)
+        ]
+        return table(rows, right=(0, 1))
+
+    def _repr_html_(self) -> str:
+        return hits_fragment(self.query, self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return query and hits as plain values that JSON holds."""
+        return {
+            "query": {
+                "name": self.query.name,
+                "box": None if self.query.box is None else list(self.query.box),
+            },
+            "hits": [hit.to_dict() for hit in self],
+        }
+
+    def to_json(self, indent: int | None = None) -> str:
+        """Return `to_dict` as JSON."""
+        return json.dumps(self.to_dict(), indent=indent, ensure_ascii=False)
+
+    def save(self, path: str | Path) -> Path:
+        """Write one self-contained HTML page: the query with its box, and each hit.
+
+        Raises:
+            SettingsError: the page cannot be written there.
+        """
+        return save_page([(self.query, self)], path)
+
+    def explain(self) -> str:
+        """Return a table of each stage's score and rank, so that one sees what moved a hit."""
+        names = list(dict.fromkeys(stage.stage for hit in self for stage in hit.stages))
+        rows = [("rank", "photo", *names, "moved")]
+        for rank, hit in enumerate(self, start=1):
+            by_name = {stage.stage: stage for stage in hit.stages}
+            cells = [
+                f"{by_name[name].score:.4f} (#{by_name[name].rank})" if name in by_name else "-"
+                for name in names
+            ]
+            moved = hit.stages[0].rank - rank if hit.stages else 0
+            rows.append((str(rank), printable(hit.uri), *cells, f"{moved:+d}" if moved else "="))
+        return table(rows, right=(0,))

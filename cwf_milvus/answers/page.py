@@ -1,0 +1,252 @@
+"""Results as HTML: a fragment for a notebook, and a page that is whole in itself.
+
+Every name, number and picture comes from outside: text is escaped, pictures are decoded and
+encoded anew, and the page neither runs a script nor loads anything.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+
+from cwf_milvus.answers.drawing import draw_box
+from cwf_milvus.answers.hits import Hit, Query
+from cwf_milvus.errors import BoxError, SettingsError
+from cwf_milvus.files import write_whole
+from cwf_milvus.photos.box import Box
+from cwf_milvus.photos.images import load_image, thumbnail
+from cwf_milvus.text import printable
+
+_PAGE_SIDE = 360  # pixels of a thumbnail's longest side
+_NOTEBOOK_SIDE = 240
+_NOTEBOOK_HITS = 40  # a notebook keeps every picture in its file
+_MAX_BYTES = 64 * 2**20  # of an encoded photo, for a thumbnail
+_PATIENCE = 30.0  # seconds lost on photos that could not be read, after which no more are tried
+_LONGEST_VALUE = 400  # characters of a metadata value
+
+# Greys are half transparent and text inherits, so that it fits any page, light or dark.
+_STYLE = """
+.cwf{font:15px/1.45 system-ui,sans-serif;overflow-wrap:anywhere}
+.cwf *{box-sizing:border-box}
+.cwf section{margin:0 0 2.5rem}
+.cwf h2{font-size:1.15rem;margin:0 0 .75rem}
+.cwf figure{margin:0;border:1px solid #8885;border-radius:8px;overflow:hidden;background:#8881;
+display:flex;flex-direction:column;height:100%;break-inside:avoid}
+.cwf .query{flex-flow:row wrap;align-items:center;height:auto;margin-bottom:1rem;
+border:2px solid #ffb000}
+.cwf .query .photo{width:24rem}
+@media(max-width:40rem){.cwf .query .photo{width:100%}}
+.cwf .photo{position:relative;flex:none;aspect-ratio:4/3;background:#8883}
+.cwf .photo img{position:absolute;inset:0;width:100%;height:100%;object-fit:contain;margin:0}
+.cwf .missing{display:flex;flex-direction:column;justify-content:center;gap:.4rem;padding:1rem;
+text-align:center;font-size:.85rem;border-bottom:1px dashed #888a;overflow:auto}
+.cwf figcaption{padding:.6rem .75rem .75rem;text-align:start}
+.cwf ol{list-style:none;margin:0;padding:0;display:grid;gap:1rem;
+grid-template-columns:repeat(auto-fill,minmax(min(100%,15rem),1fr))}
+.cwf li{margin:0;padding:0;min-width:0}
+.cwf p{margin:.2rem 0}
+.cwf .top{display:flex;flex-wrap:wrap;gap:0 .5rem}
+.cwf .score{margin-left:auto;font-variant-numeric:tabular-nums}
+.cwf .uri,.cwf dt,.cwf th,.cwf .about{font-size:.8rem;opacity:.8;font-weight:400}
+.cwf .rank,.cwf .name{font-weight:600}
+.cwf .classes{display:flex;flex-wrap:wrap;gap:.3rem;margin:.4rem 0}
+.cwf .classes span{border-radius:1rem;padding:0 .55rem;font-size:.82rem;background:#8883}
+.cwf .note{border-left:3px solid #e0701a;padding-left:.5rem;font-size:.85rem}
+.cwf dl{display:grid;grid-template-columns:minmax(4rem,auto) 1fr;gap:.1rem .6rem;margin:.4rem 0}
+.cwf dd{margin:0;font-size:.85rem}
+.cwf details{font-size:.85rem;margin-top:.4rem}
+.cwf summary{cursor:pointer}
+.cwf table{border-collapse:collapse;width:100%;margin-top:.3rem;font-variant-numeric:tabular-nums}
+.cwf td,.cwf th{padding:.1rem .3rem;border-bottom:1px solid #8884;text-align:right;
+background:none}
+.cwf tr>:first-child{text-align:left}
+"""
+_PAGE_STYLE = """
+:root{color-scheme:light dark}
+body{margin:0 auto;padding:1.25rem;max-width:90rem}
+h1{font:600 1.4rem/1.3 system-ui,sans-serif;margin:0 0 1.25rem}
+"""
+
+
+def hits_fragment(query: Query, hits: Sequence[Hit]) -> str:
+    """Return an answer as HTML for a notebook: the query with its box, and the first hits.
+
+    A photo that cannot be read any more is a labelled gap, never an exception.
+    """
+    section = _section(query, hits, _NOTEBOOK_HITS, _Photos(_NOTEBOOK_SIDE))
+    return f'<div class="cwf"><style>{_STYLE}</style>{section}</div>'
+
+
+def save_page(results: Sequence[tuple[Query, Sequence[Hit]]], path: str | Path) -> Path:
+    """Write answers as one HTML page without scripts, links or files beside it.
+
+    Each hit has its rank, score, shared classes, metadata, the box of its match drawn on it, and
+    each stage's score and rank. A photo that cannot be read any more is a labelled gap that names
+    the reason. The page appears whole or not at all.
+
+    Args:
+        results: query and hits of one answer or several, each becomes a section.
+        path: the file; one that is there is replaced.
+
+    Returns:
+        The path.
+
+    Raises:
+        SettingsError: the page cannot be written there.
+    """
+    photos = _Photos(_PAGE_SIDE)
+    title = f"Hits for {results[0][0].name}" if len(results) == 1 else "Hits"
+    parts = [
+        "<!doctype html>",
+        '<html lang="en"><head><meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width,initial-scale=1">',
+        # Should a mistake let markup through, the browser still runs and fetches nothing.
+        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
+        "img-src data:; style-src 'unsafe-inline'\">",
+        f"<title>{_text(title)}</title><style>{_PAGE_STYLE}{_STYLE}</style></head>",
+        '<body class="cwf"><h1>What was found</h1><main>',
+        *(_section(query, hits, len(hits), photos) for query, hits in results),
+        "</main></body></html>\n",
+    ]
+    try:
+        return write_whole(path, "\n".join(parts).encode())
+    except (OSError, ValueError) as error:
+        raise SettingsError(
+            f"cannot write the page {str(path)!r}: {getattr(error, 'strerror', None) or error}; "
+            "name a file in a folder that exists and can be written to"
+        ) from error
+
+
+class _Photos:
+    """Photos as `<div class="photo">`, small, or as a gap that names the reason."""
+
+    def __init__(self, side: int) -> None:
+        self.side = side
+        self.lost = 0.0  # seconds
+
+    def show(self, source: Any, alt: str, box: Box | None, size: tuple[int, int]) -> str:
+        """Return a photo with a box that is in pixels of an original of `size`."""
+        if self.lost > _PATIENCE:
+            return _gap("it was not read: photos before it took too long to fail")
+        start = time.monotonic()
+        try:
+            image = load_image(source, at_least=self.side, max_bytes=_MAX_BYTES)
+            small = thumbnail(image, self.side)
+        except Exception as error:  # whatever is wrong with one photo, the page is written
+            self.lost += time.monotonic() - start
+            return _gap(str(error))
+        if box is not None:
+            width, height = size if min(size) > 0 else (image.width, image.height)
+            try:
+                small = draw_box(small, box.scaled(small.width / width, small.height / height))
+            except BoxError as error:
+                alt += f" ({error})"
+            else:
+                alt += f", with the box {_numbers(box)}"
+        return f'<div class="photo">{_img(small, alt)}</div>'
+
+
+def _section(query: Query, hits: Sequence[Hit], at_most: int, photos: _Photos) -> str:
+    about = f"box {_numbers(query.box)}, " if query.box else ""
+    count = f"{len(hits)} hit{'' if len(hits) == 1 else 's'}" if hits else "no hits"
+    picture = ""
+    if query.image is not None:
+        size = (query.image.width, query.image.height)
+        picture = photos.show(query.image, f"The query, {query.name}", query.box, size)
+    rest = len(hits) - at_most
+    return "".join(
+        [
+            f'<section><figure class="query">{picture}<figcaption><h2>{_text(query.name)}</h2>',
+            f'<p class="about">{about}{count}</p></figcaption></figure><ol>',
+            *(_card(hit, rank, photos) for rank, hit in enumerate(hits[:at_most], start=1)),
+            "</ol>",
+            f"<p>{rest} more are not shown: save(&quot;hits.html&quot;) writes all.</p>"
+            if rest > 0
+            else "",
+            "</section>",
+        ]
+    )
+
+
+def _card(hit: Hit, rank: int, photos: _Photos) -> str:
+    name = hit.uri.rstrip("/").rpartition("/")[2] or hit.uri
+    classes = "".join(f"<span>{_text(name)}</span>" for name in hit.classes)
+    return "".join(
+        [
+            "<li><figure>",
+            photos.show(hit.uri, f"Hit {rank}, {name}", hit.box, (hit.width, hit.height)),
+            f'<figcaption><p class="top"><span class="rank">{rank}</span> <span class="name">',
+            f'{_text(name)}</span> <span class="score">score {hit.score:.4f}</span></p>',
+            f'<p class="uri">{_text(hit.uri)}</p>' if name != hit.uri else "",
+            f'<div class="classes">{classes}</div>' if classes else "",
+            f'<p class="note">{_text(hit.note)}</p>' if hit.note else "",
+            "".join(_metadata(hit.metadata)),
+            "".join(_stages(hit)),
+            "</figcaption></figure></li>",
+        ]
+    )
+
+
+def _metadata(metadata: dict[str, Any]) -> Iterator[str]:
+    if not metadata:
+        return
+    yield "<dl>"
+    for key, value in metadata.items():
+        text = (
+            value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+        )
+        if len(text) > _LONGEST_VALUE:
+            text = text[:_LONGEST_VALUE] + "…"
+        yield f"<dt>{_text(key)}</dt><dd>{_text(text)}</dd>"
+    yield "</dl>"
+
+
+def _stages(hit: Hit) -> Iterator[str]:
+    if not hit.stages:
+        return
+    path = " → ".join(f"#{stage.rank}" for stage in hit.stages)
+    yield f"<details><summary>Stages: {path}</summary><table>"
+    yield '<tr><th scope="col">stage</th><th scope="col">score</th><th scope="col">rank</th></tr>'
+    for stage in hit.stages:
+        yield f"<tr><td>{_text(stage.stage)}</td><td>{stage.score:.4f}</td>"
+        yield f"<td>{stage.rank}</td></tr>"
+    if hit.box is not None:
+        yield f'<tr><td>box</td><td colspan="2">{_numbers(hit.box)}</td></tr>'
+    for match in hit.matches:
+        sides = (_numbers(s) if isinstance(s, Box) else s for s in (match.query, match.hit))
+        query, own = map(_text, sides)
+        yield f"<tr><td>answers to {query}</td><td>{own}</td><td>{match.cosine:.4f}</td></tr>"
+    yield "</table></details>"
+
+
+def _text(value: object) -> str:
+    """Escape a text for HTML, between tags or in quotes, as one line without control characters."""
+    return html.escape(printable(str(value)))
+
+
+def _numbers(box: Box) -> str:
+    return ", ".join(f"{number:.0f}" for number in box)
+
+
+def _img(image: PIL.Image.Image, alt: str) -> str:
+    data = io.BytesIO()
+    image.save(data, "JPEG", quality=85, subsampling=0)
+    encoded = base64.b64encode(data.getvalue()).decode()
+    return (
+        f'<img src="data:image/jpeg;base64,{encoded}" alt="{_text(alt)}" '
+        f'width="{image.width}" height="{image.height}">'
+    )
+
+
+def _gap(reason: str) -> str:
+    return (
+        f'<div class="photo missing"><strong>No picture</strong><span>{_text(reason)}</span></div>'
+    )

@@ -1,0 +1,98 @@
+"""The options of `cwf-milvus evaluate`; imports nothing heavy, for every command reads them."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from cwf_milvus.search.registry import stage_names
+
+
+def add_options(command: argparse.ArgumentParser) -> None:
+    """Add the options of `cwf-milvus evaluate`, but for those of the network."""
+    command.add_argument(
+        "dataset",
+        metavar="DATASET",
+        help="oxford5k, paris6k, oxford105k, paris106k, roxford5k, rparis6k, holidays, ukbench, "
+        "or a ground-truth file, or a folder with gnd.json (docs/ground-truth.md)",
+    )
+    command.add_argument("--root", metavar="DIR", help="where the photos are")
+    command.add_argument("--distractors", metavar="DIR", help="further photos to search among")
+    command.add_argument(
+        "--whiten-from",
+        action="append",
+        metavar="PHOTOS",
+        help="fit the whitenings on these photos, not those searched; tables need it",
+    )
+    command.add_argument(
+        "--backbone", action="append", metavar="NAME", help="(efficientnet_lite0); several for 1a"
+    )
+    command.add_argument("--image-size", type=int, metavar="PX", help="of the features' view")
+    command.add_argument("--class-image-size", type=int, metavar="PX", help="of the classes' view")
+    command.add_argument("--dim", type=int, metavar="D", help="dimensions of every vector")
+    command.add_argument(
+        "--descriptor", choices=("classes", "regions", "both"), help="what the descriptor sums"
+    )
+    command.add_argument(
+        "--set",
+        action="append",
+        metavar="NAME=VALUE",
+        help="any other setting of the encoder, as in region_levels=1,2,3 or "
+        "feature_weighting=crow",
+    )
+    asked = command.add_argument_group("queries")
+    asked.add_argument("--whole-queries", action="store_true", help="leave the queries' boxes out")
+    asked.add_argument(
+        "--boxes",
+        metavar="FILE",
+        help="ask by the boxes of a JSON file, and by the same photos whole",
+    )
+    how = command.add_argument_group("the search")
+    how.add_argument("--exact", action="store_true", help="plain arrays in place of Milvus")
+    how.add_argument("--uri", metavar="URI", help="a Milvus server (a Milvus Lite, made for this)")
+    how.add_argument("--rerank", metavar="STAGE", help=", ".join(stage_names("rerank")))
+    how.add_argument(
+        "--class-weight",
+        type=float,
+        metavar="W",
+        help="share of the class vectors in --rerank regions",
+    )
+    how.add_argument("--expand", metavar="STAGE", help="local, aqe, qe, with a number as in aqe:5")
+    how.add_argument(
+        "--candidates", type=int, default=200, metavar="N", help="to re-rank (%(default)s)"
+    )
+    paper = command.add_argument_group("what the paper reports")
+    paper.add_argument("--table", choices=("1a", "1b", "2a", "2b"), help="a table of the paper")
+    paper.add_argument(
+        "--sweep",
+        nargs="*",
+        metavar="NAME=N,N,...",
+        help="mAP of the offline aggregation over classes= and pca= (Fig. 4)",
+    )
+    paper.add_argument(
+        "--predefined-classes",
+        type=int,
+        metavar="N",
+        help="the same with one list of N classes, counted from the queries (Fig. 5)",
+    )
+    paper.add_argument(
+        "--pca", type=int, default=8, metavar="N", help="class vectors of a photo to fit on (8)"
+    )
+    paper.add_argument(
+        "--bow-words",
+        type=int,
+        default=25_000,
+        metavar="N",
+        help="codebook of the bag of words; 0 leaves it out (%(default)s)",
+    )
+    out = command.add_argument_group("output")
+    out.add_argument("--json", action="store_true", help="print JSON")
+    out.add_argument("--markdown", metavar="FILE", help="write the table as Markdown")
+    out.add_argument("--plot", metavar="FILE.png", help="draw the sweep (the extra `plots`)")
+    out.add_argument(
+        "--cache",
+        default=str(Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "cwf-milvus"),
+        metavar="DIR",
+        help="where features are kept, so that the network runs once (%(default)s)",
+    )

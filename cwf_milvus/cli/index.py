@@ -1,0 +1,264 @@
+"""`cwf-milvus index`: its options, the encoder that they ask for, and the run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from cwf_milvus.cli.options import (
+    OK,
+    SOME_FAILED,
+    add_command,
+    batch_option,
+    collection_options,
+    count_or_all,
+    network_options,
+    numbers,
+    positive,
+    progress_bar,
+    quiet_option,
+    token,
+)
+from cwf_milvus.errors import MismatchError
+from cwf_milvus.text import printable
+
+
+def add_index(commands: Any) -> None:
+    """Add the command and its options."""
+    command = add_command(
+        commands,
+        "index",
+        run,
+        "add photos to a collection, creating it if need be; skips what is there",
+    )
+    command.add_argument(
+        "photos", nargs="+", metavar="PHOTOS", help="files, folders, globs or fsspec urls"
+    )
+    collection_options(command)
+    command.add_argument(
+        "--metadata",
+        metavar="FILE",
+        help="a .csv or .jsonl with a column file_name and your own fields; without it, "
+        "metadata.csv or metadata.jsonl in an indexed folder",
+    )
+    command.add_argument(
+        "--prune", action="store_true", help="remove rows of files gone from the named folders"
+    )
+    command.add_argument(
+        "--report", metavar="FILE.jsonl", help="write what became of each photo, a line each"
+    )
+    command.add_argument(
+        "--workers", type=positive, metavar="N", help="threads that read and decode"
+    )
+    made = command.add_argument_group("when the collection is created")
+    made.add_argument("--backbone", metavar="NAME", help="the network (efficientnet_lite0)")
+    made.add_argument("--layer", metavar="NAME", help="the layer that gives the features")
+    made.add_argument(
+        "--cams-from", metavar="BACKBONE", help="another network that supplies the class maps"
+    )
+    made.add_argument("--image-size", type=int, metavar="PX", help="side of the features' view")
+    made.add_argument(
+        "--class-image-size", type=int, metavar="PX", help="side of the classes' view"
+    )
+    made.add_argument(
+        "--store-classes", type=count_or_all, metavar="N|all", help="class vectors kept an image"
+    )
+    of_all = made.add_mutually_exclusive_group()
+    of_all.add_argument(
+        "--classes", type=numbers, metavar="ID,ID,...", help="a predefined class list for all"
+    )
+    of_all.add_argument(
+        "--classes-from",
+        metavar="PHOTOS",
+        help="count the predefined class list from these representative queries, "
+        "as many as --store-classes says",
+    )
+    made.add_argument(
+        "--descriptor",
+        choices=("classes", "regions", "both"),
+        help="what the descriptor sums; classes is the paper's offline aggregation",
+    )
+    made.add_argument("--dim", type=int, metavar="D", help="dimensions of every vector")
+    whitening = made.add_mutually_exclusive_group()
+    whitening.add_argument(
+        "--fit",
+        nargs="?",
+        const="",
+        metavar="PHOTOS",
+        help="fit the whitening on these photos (without a value: on the photos to index, which "
+        "is worse than on others)",
+    )
+    whitening.add_argument("--whitening", metavar="FILE", help="a whitening file or saved encoder")
+    whitening.add_argument("--no-whitening", action="store_true", help="go without whitening")
+    made.add_argument(
+        "--class-rows",
+        action="store_true",
+        help="also keep a row a class vector, to search by class",
+    )
+    made.add_argument(
+        "--precision",
+        choices=("int8", "float16"),
+        help="of the stored class and region vectors (int8; float16 takes twice the room)",
+    )
+    made.add_argument(
+        "--paper-compat", action="store_true", help="do as the paper's scripts where they differ"
+    )
+    network_options(command)
+    batch_option(command)
+    quiet_option(command)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Index as the command line asks; returns the exit status."""
+    from cwf_milvus.collection import InstanceCollection
+    from cwf_milvus.index.indexing import check_inputs
+    from cwf_milvus.photos.sources import PHOTO_SUFFIXES
+
+    settings = _encoder_settings(arguments)
+    place = (arguments.uri, arguments.collection)
+    there = InstanceCollection.exists(*place, token=token())
+    if there:
+        collection = InstanceCollection.open(
+            *place, token=token(), weights=arguments.weights, device=arguments.device
+        )
+    else:
+        check_inputs(
+            arguments.photos,
+            metadata=arguments.metadata,
+            prune=arguments.prune,
+            report_file=arguments.report,
+        )
+        collection = InstanceCollection.create(
+            *place,
+            _new_encoder(arguments, settings),
+            token=token(),
+            class_rows=arguments.class_rows,
+            precision=arguments.precision,
+        )
+    with collection:
+        if there:
+            _refuse_other_settings(collection, settings, arguments)
+        if arguments.batch_size:
+            collection.encoder.batch_size = arguments.batch_size
+        print(
+            f"collection {collection.name!r} in {collection.store.uri}; whitening: "
+            f"{collection.sidecar.manifest['whitening']}",
+            file=sys.stderr,
+        )
+        report = collection.add(
+            arguments.photos,
+            metadata=arguments.metadata,
+            prune=arguments.prune,
+            progress=not arguments.quiet,
+            report_file=arguments.report,
+            workers=arguments.workers,
+        )
+    if not report.n_photos:
+        print(
+            f"no photo found: of folders and globs, *{' *'.join(PHOTO_SUFFIXES)} are taken",
+            file=sys.stderr,
+        )
+    for uri, reason in report.failed[:20]:
+        named = uri in reason or repr(uri) in reason
+        print(printable(f"failed: {reason if named else f'{uri}: {reason}'}"), file=sys.stderr)
+    if len(report.failed) > 20:
+        print(f"and {len(report.failed) - 20} more: see --report FILE", file=sys.stderr)
+    print(report)
+    return SOME_FAILED if report.failed else OK
+
+
+_SETTINGS = {
+    "backbone": "backbone",
+    "layer": "layer",
+    "cams_from": "cams_from",
+    "image_size": "image_size",
+    "class_image_size": "class_image_size",
+    "store_classes": "n_classes",
+    "classes": "classes",
+    "descriptor": "descriptor",
+    "dim": "dim",
+}
+
+
+def _encoder_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    settings = {
+        setting: getattr(arguments, option)
+        for option, setting in _SETTINGS.items()
+        if getattr(arguments, option) is not None
+    }
+    return settings | ({"paper_compat": True} if arguments.paper_compat else {})
+
+
+def _new_encoder(arguments: argparse.Namespace, settings: dict[str, Any]) -> Any:
+    from cwf_milvus.encode.encoder import Encoder
+    from cwf_milvus.encode.whitenings import Whitenings
+
+    whitening: str | None = arguments.whitening or "default"
+    if arguments.no_whitening:
+        whitening = None
+    if arguments.whitening:
+        settings.setdefault("dim", Whitenings.from_file(arguments.whitening).dim)
+    options = {"weights": arguments.weights, "device": arguments.device, "whitening": whitening}
+    if arguments.classes_from:
+        n = settings.pop("n_classes", 64)
+        counted = Encoder(**settings, **options).predefine_classes(arguments.classes_from, n)
+        settings["classes"] = counted
+    encoder = Encoder(**settings, **options)
+    if arguments.fit is not None:
+        encoder.fit(
+            arguments.fit or arguments.photos, progress=progress_bar(arguments.quiet, "fitting")
+        )
+    return encoder
+
+
+def _refuse_other_settings(
+    collection: Any, settings: dict[str, Any], arguments: argparse.Namespace
+) -> None:
+    """Refuse what was asked for anew; the command that made a collection also goes on with it."""
+    about = collection.sidecar.manifest
+    here = {
+        **about["settings"],
+        "whitening": about["whitening"],
+        "class_rows": about["class_rows"],
+        "precision": collection.layout.precision,
+    }
+    asked = {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}
+    if arguments.classes_from and here["classes"]:
+        asked.pop("n_classes", None)  # it said how many classes to count
+    elif arguments.classes_from:
+        asked["classes"] = f"those from {arguments.classes_from}"
+    if arguments.class_rows:
+        asked["class_rows"] = True
+    if arguments.precision:
+        asked["precision"] = arguments.precision
+    fitted = str(here["whitening"]).startswith("fitted on")
+    if fitted and arguments.fit is not None and here["dim"] < asked.get("dim", 0):
+        del asked["dim"]  # the fit had too few photos for all of them
+    if arguments.no_whitening:
+        asked["whitening"] = "none"
+    elif arguments.fit is not None and not fitted:
+        asked["whitening"] = "one to be fitted"
+    elif arguments.whitening:
+        asked["whitening"] = _whitening_of_file(collection, arguments.whitening)
+    other = {name: value for name, value in asked.items() if here[name] != value}
+    if other:
+        raise MismatchError(
+            f"the collection {collection.name!r} was made with "
+            + ", ".join(f"{name}={here[name]!r}" for name in other)
+            + "; asked for was "
+            + ", ".join(f"{name}={value!r}" for name, value in other.items())
+            + ": leave these options out, or create another collection with --collection"
+        )
+
+
+def _whitening_of_file(collection: Any, file: str) -> str:
+    """Return the words for a whitening file: the collection's own if it is the one in use."""
+    from cwf_milvus.encode.whitenings import Whitenings
+
+    found = Whitenings.from_file(file)
+    encoder = collection.encoder
+    used = encoder.whitenings
+    if used is not None and found.used_at(encoder.settings).digest == used.digest:
+        return str(encoder.whitening_origin)
+    return f"{found.origin} ({file})"

@@ -1,0 +1,110 @@
+"""`cwf-milvus search`: its options, the search that they ask for, and what is printed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from cwf_milvus.cli.options import OK, add_command, collection_options, network_options, token
+from cwf_milvus.errors import SettingsError
+from cwf_milvus.search.registry import stage_names
+from cwf_milvus.text import printable
+
+
+def add_search(commands: Any) -> None:
+    """Add the command and its options."""
+    command = add_command(commands, "search", run, "find the thing in the box of a query photo")
+    command.add_argument("query", nargs="*", metavar="QUERY", help="query photos, files or urls")
+    command.add_argument(
+        "--box",
+        metavar="X1,Y1,X2,Y2",
+        action="append",
+        help="the thing, in pixels of the photo; once for each query, - for the whole photo",
+    )
+    collection_options(command)
+    command.add_argument("--limit", type=int, default=20, metavar="N", help="hits (%(default)s)")
+    command.add_argument("--filter", metavar="EXPR", help="a Milvus filter expression")
+    command.add_argument(
+        "--candidates", type=int, default=200, metavar="N", help="hits re-ranked (%(default)s)"
+    )
+    command.add_argument(
+        "--rerank",
+        action="append",
+        metavar="STAGE",
+        help=f"{', '.join(stage_names('rerank'))}; several in the order given",
+    )
+    command.add_argument(
+        "--expand",
+        metavar="STAGE",
+        help=f"{', '.join(stage_names('expand'))}, with a number of hits as in local:3; a number "
+        "alone is aqe",
+    )
+    command.add_argument(
+        "--like",
+        action="append",
+        metavar="URI",
+        help="in place of QUERY, a stored photo to find more like; may be given several times",
+    )
+    command.add_argument(
+        "--unlike", action="append", metavar="URI", help="a stored photo to look away from"
+    )
+    command.add_argument(
+        "--augmented", action="store_true", help="search the descriptors that augment made"
+    )
+    command.add_argument(
+        "--explain", action="store_true", help="print each stage's score and rank of each hit"
+    )
+    command.add_argument("--json", action="store_true", help="print JSON, an object a query")
+    command.add_argument("--html", metavar="FILE", help="write a page with pictures")
+    network_options(command)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Search, print the hits and write the page; returns the exit status."""
+    from cwf_milvus.collection import InstanceCollection
+    from cwf_milvus.photos.sources import uri_of
+
+    boxes = [None if box == "-" else box for box in arguments.box or []]
+    if boxes and len(boxes) != len(arguments.query):
+        raise SettingsError(
+            f"{len(boxes)} boxes for {len(arguments.query)} queries: give --box once for each "
+            "query, --box - for a whole photo"
+        )
+    with InstanceCollection.open(
+        arguments.uri,
+        arguments.collection,
+        token=token(),
+        weights=arguments.weights,
+        device=arguments.device,
+    ) as collection:
+        options = {
+            "limit": arguments.limit,
+            "filter": arguments.filter,
+            "candidates": arguments.candidates,
+            "rerank": arguments.rerank,
+            "expand": arguments.expand,
+            "augmented": arguments.augmented,
+        }
+        if arguments.like or arguments.unlike:
+            like, unlike = (
+                [uri_of(uri) for uri in uris or []] for uris in (arguments.like, arguments.unlike)
+            )
+            given = arguments.query or None
+            answers = [collection.search(given, like=like, unlike=unlike, **options)]
+        else:
+            answers = collection.search(arguments.query, box=boxes or None, **options)
+        if arguments.html:
+            from cwf_milvus.answers.page import save_page
+
+            page = save_page([(hits.query, hits) for hits in answers], arguments.html)
+            print(f"written: {page}", file=sys.stderr)
+    for hits in answers:
+        if arguments.json:
+            print(json.dumps(hits.to_dict()))
+        else:
+            if len(answers) > 1:
+                print(f"{printable(hits.query.name)}:")
+            print(hits.explain() if arguments.explain else hits)
+    return OK

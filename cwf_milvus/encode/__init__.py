@@ -1,0 +1,1 @@
+"""A photo in, its vectors out: settings, views, pooling, whitening, an encoder as files."""

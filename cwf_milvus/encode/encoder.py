@@ -1,0 +1,438 @@
+"""A photo in, its vectors out: backbone, pooling, whitening and their settings, as one object."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cwf_milvus.backbones import create_backbone
+from cwf_milvus.backbones.weights import RANDOM
+from cwf_milvus.encode.batching import batches
+from cwf_milvus.encode.describe import describe, encodings, whiten
+from cwf_milvus.encode.encoding import Encoding
+from cwf_milvus.encode.fitting import fit_whitenings, readable
+from cwf_milvus.encode.local_vectors import LocalVectors, pool_local
+from cwf_milvus.encode.saved import Saved, read_folder, write_folder
+from cwf_milvus.encode.seen import FeatureCache
+from cwf_milvus.encode.settings import default_settings
+from cwf_milvus.encode.views import Prepared, prepare, prepare_query
+from cwf_milvus.encode.whitenings import Whitenings
+from cwf_milvus.errors import MismatchError, SettingsError, WhiteningError
+from cwf_milvus.method import aggregation, cam, regions
+from cwf_milvus.photos.box import Box, BoxLike
+from cwf_milvus.photos.images import Image, load_image
+from cwf_milvus.photos.listing import photo_items
+
+
+class Encoder:
+    """Turns photos into vectors; whole in itself once fitted, saved, or restored.
+
+    Args:
+        backbone: a name that `list_backbones` knows, or any torchvision or timm classifier's.
+        weights: a checkpoint (safetensors, or a torch file of tensors alone); None for the
+            backbone's own source.
+        device: "cpu", "cuda", ...; None for the GPU where there is one.
+        whitening: "default" for the one that the package ships, a file or saved encoder, a
+            `Whitenings`, or None to go without.
+        batch_size: photos in one forward pass; None for 8 on a CPU, 32 on a GPU. Not part of the
+            fingerprint.
+        settings: any field of `EncoderSettings`.
+
+    Raises:
+        SettingsError: an unknown setting or a value that cannot work.
+        WeightsError: no weights to be had, or damaged ones.
+
+    Example:
+        >>> encoder = Encoder("efficientnet_lite0")
+        >>> encoding = encoder.encode(["photo.jpg"])[0]
+        >>> encoding.descriptor.shape
+        (1024,)
+    """
+
+    def __init__(
+        self,
+        backbone: str = "efficientnet_lite0",
+        *,
+        weights: str | Path | None = None,
+        device: str | torch.device | None = None,
+        whitening: str | Path | Whitenings | None = "default",
+        batch_size: int | None = None,
+        **settings: Any,
+    ) -> None:
+        self.settings = default_settings(backbone, **settings)
+        # Absolute, so that the encoder can be restored from another folder.
+        self.weights = None if weights is None else str(weights)
+        if self.weights not in (None, RANDOM):
+            self.weights = str(Path(self.weights).expanduser().absolute())
+        self.backbone = create_backbone(
+            backbone,
+            weights=weights,
+            layer=self.settings.layer,
+            cams_from=self.settings.cams_from,
+            device=device,
+        )
+        self._weights_digest = self.backbone.digest()
+        self.seen = FeatureCache()
+        if self.settings.classes and max(self.settings.classes) >= len(self.class_names):
+            raise SettingsError(
+                f"classes names {max(self.settings.classes)}: {backbone} has classes 0 to "
+                f"{len(self.class_names) - 1}"
+            )
+        if batch_size is not None and batch_size < 1:
+            raise SettingsError(f"batch_size={batch_size!r}: give a whole number of at least 1")
+        self.batch_size = batch_size or (32 if self.device.type == "cuda" else 8)
+        self._unfitted = ""
+        self.whitenings: Whitenings | None = None
+        if whitening is not None:
+            self._take_whitening(whitening)
+        elif settings.get("dim") in (None, self.backbone.n_features):
+            self.settings = replace(self.settings, dim=self.backbone.n_features)
+        else:
+            raise SettingsError(
+                f"dim={settings['dim']!r} asked for without a whitening, which gives the "
+                f"{self.backbone.n_features} dimensions of {backbone}: leave one of the two out"
+            )
+
+    def _take_whitening(self, source: str | Path | Whitenings) -> None:
+        try:
+            if isinstance(source, Whitenings):
+                found = source
+            elif source == "default":
+                found = Whitenings.default(self.settings.backbone)
+            else:
+                found = Whitenings.from_file(source)
+            found.check_fits(self.settings)
+        except WhiteningError as error:
+            if source != "default":
+                raise
+            self._unfitted = str(error)  # an encoder made to be fitted: refused at first use
+        else:
+            self.whitenings = found.used_at(self.settings)
+
+    def __repr__(self) -> str:
+        return (
+            f"Encoder({self.settings.backbone!r}, dim={self.dim}, "
+            f"image_size={self.settings.image_size}, whitening={self.whitening_origin!r}, "
+            f"device={str(self.device)!r})"
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network runs."""
+        return self.backbone.device
+
+    @property
+    def dim(self) -> int:
+        """d, of the descriptor and of every class and region vector."""
+        return self.settings.dim
+
+    @property
+    def n_classes(self) -> int:
+        """N, the class vectors of an image."""
+        wanted = len(self.settings.classes or ()) or self.settings.n_classes
+        return min(wanted, len(self.class_names))
+
+    @property
+    def n_regions(self) -> int:
+        """R, the most region vectors that an image can have."""
+        grid = sum(level * level for level in self.settings.region_levels)
+        return grid + (len(regions.THRESHOLDS) if self.settings.cam_regions else 0)
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        """The names of the network's classes, in the order of their ids."""
+        return self.backbone.class_names
+
+    @property
+    def whitening_origin(self) -> str:
+        """Which whitening is used, in words."""
+        if self.whitenings is not None:
+            return self.whitenings.origin
+        return "none yet: call fit" if self._unfitted else "none"
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256, in hex, of all that can change a vector: settings, weights, whitening."""
+        what = json.dumps(
+            {
+                "settings": self.settings.to_dict(),
+                "weights": self._weights_digest,
+                "whitening": self.whitenings.digest if self.whitenings else None,
+            },
+            sort_keys=True,
+        )
+        return hashlib.sha256(what.encode()).hexdigest()
+
+    @property
+    def at_least(self) -> int | None:
+        """Longest side in pixels that a photo must keep when it is decoded; None for all."""
+        if self.settings.paper_compat or self.settings.resize != "longest":
+            return None
+        return 2 * max(self.settings.image_size, self.settings.class_image_size or 0)
+
+    # Encoding
+
+    def encode(self, images: Iterable[object]) -> list[Encoding]:
+        """Encode photos, in the order given; equal grids share a forward pass.
+
+        Args:
+            images: paths, urls, bytes, arrays, PIL images, tensors or `Image`s.
+
+        Raises:
+            ImageError: a photo that cannot be decoded.
+            SettingsError: one photo in place of a list.
+            WhiteningError: the encoder was made without a whitening and has not been fitted.
+        """
+        if isinstance(images, str | bytes) or getattr(images, "ndim", 4) < 4:
+            raise SettingsError("encode takes several photos: give a list, as in encode([photo])")
+        return self._encode_any(self.prepare(self.read(image)) for image in images)
+
+    def encode_query(self, image: object, box: BoxLike | None = None) -> Encoding:
+        """Encode a query: classes from the crop alone, features of the whole photo in the box.
+
+        Args:
+            image: anything that `encode` takes.
+            box: x1, y1, x2, y2 in pixels of the upright original; None for the whole photo.
+
+        Raises:
+            ImageError: a photo that cannot be decoded.
+            BoxError: a box that is malformed, empty or outside the photo.
+        """
+        return self.encode_queries([(image, box)])[0]
+
+    def encode_queries(self, queries: Iterable[tuple[object, BoxLike | None]]) -> list[Encoding]:
+        """Encode several (image, box) queries; see `encode_query`."""
+        return self._encode_any(self.prepare_query(image, box) for image, box in queries)
+
+    def read(self, image: object) -> Image:
+        """Decode a photo, a JPEG no larger than needed.
+
+        Raises:
+            ImageError: a photo that cannot be decoded.
+        """
+        return load_image(image, at_least=self.at_least)
+
+    def prepare(self, image: Image) -> Prepared:
+        """Resize a photo for the network; thread-safe, for the threads that decode."""
+        return prepare(image, self.settings, self.backbone.stride)
+
+    def prepare_query(self, image: object, box: BoxLike | None = None) -> Prepared:
+        """Resize a query for the network; with a box, the class view is the crop alone.
+
+        Raises:
+            ImageError: a photo that cannot be decoded.
+            BoxError: a box that is malformed, empty or outside the photo.
+        """
+        wanted = Box.of(box)
+        if wanted is None:
+            return self.prepare(self.read(image))
+        return prepare_query(load_image(image), wanted, self.settings, self.backbone.stride)
+
+    def encode_prepared(self, batch: Sequence[Prepared]) -> list[Encoding]:
+        """Encode photos of one grid in one forward pass.
+
+        Raises:
+            WhiteningError: the encoder was made without a whitening and has not been fitted.
+        """
+        if self._unfitted and self.whitenings is None:
+            raise WhiteningError(self._unfitted)
+        return encodings(self.local_vectors(batch), self.whitenings, self.settings, batch)
+
+    @torch.no_grad()
+    def class_maps(self, batch: Sequence[Prepared]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Run the network on photos of one grid: what it sees, and where.
+
+        Returns:
+            Features X of shape (B, K, H, W); the top classes' ids and softmax of shape (B, N);
+            their class activation maps (Eq. 1) of shape (B, N, H, W), in [0, 1].
+        """
+        maps = self.backbone(self._stack([prepared.view for prepared in batch]))
+        logits = maps.logits
+        if batch[0].class_view is not None:
+            views = [p.class_view for p in batch if p.class_view is not None]
+            logits = self.backbone.predict(self._stack(views))
+        ids, scores = cam.top_classes(logits, self.n_classes, self.settings.classes)
+        height, width = maps.features.shape[-2:]
+        class_maps = cam.class_activation_maps(
+            maps.class_source, maps.class_weights(ids), (height, width)
+        )
+        return maps.features, ids, scores, class_maps
+
+    @torch.no_grad()
+    def local_vectors(self, batch: Sequence[Prepared]) -> LocalVectors:
+        """Return class and region vectors of photos of one grid, before whitening."""
+        features, ids, scores, class_maps = self.class_maps(batch)
+        return pool_local(features, class_maps, ids, scores, [p.box for p in batch], self.settings)
+
+    def whiten(self, vectors: Tensor, kind: str) -> Tensor:
+        """Whiten "classes" or "regions" vectors of shape (..., K) to (..., d), unit length."""
+        return whiten(vectors, self.whitenings, kind)
+
+    def describe(self, class_vectors: Tensor, region_vectors: Sequence[Tensor]) -> Tensor:
+        """Return the descriptors (B, d) of whitened class vectors (B, N, d) and B (R, d)."""
+        return describe(class_vectors, region_vectors, self.settings)
+
+    def _encode_any(self, prepared: Iterable[Prepared]) -> list[Encoding]:
+        encodings: dict[int, Encoding] = {}
+        for indices in batches(enumerate(prepared), self.batch_size, lambda item: item[1].grid):
+            for (index, _), encoding in zip(
+                indices, self.encode_prepared([item for _, item in indices]), strict=True
+            ):
+                encodings[index] = encoding
+        return [encodings[index] for index in sorted(encodings)]
+
+    def _stack(self, views: Sequence[Tensor]) -> Tensor:
+        batch = torch.stack(list(views))
+        if self.device.type == "cuda":
+            return batch.pin_memory().to(self.device, non_blocking=True)
+        return batch
+
+    # Fitting
+
+    def fit(
+        self,
+        photos: object,
+        *,
+        origin: str | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Encoder:
+        """Fit both whitenings on photos, streaming; best on others than those to be searched.
+
+        Args:
+            photos: files, folders, globs, urls, or a sequence of anything that `encode` takes.
+            origin: the words that `info` shows for this whitening.
+            progress: called with (photos done, photos in all).
+
+        Returns:
+            self. A photo that cannot be read is passed over with a warning. With fewer than
+            4 * d class or region vectors, d is reduced, with a warning.
+
+        Raises:
+            WhiteningError: too few photos for any whitening.
+        """
+        items = photo_items(photos)
+        ready = readable(items, lambda item: self.prepare(self.read(item)), progress)
+        whitenings = fit_whitenings(
+            map(self.local_vectors, batches(ready, self.batch_size, lambda photo: photo.grid)),
+            self.settings,
+            self.backbone.n_features,
+            origin=origin,
+            n_photos=len(items),
+        )
+        self.settings = replace(self.settings, dim=whitenings.dim)
+        self.whitenings = whitenings.used_at(self.settings)
+        self._unfitted = ""
+        return self
+
+    def predefine_classes(self, photos: object, n: int) -> tuple[int, ...]:
+        """Count a predefined class list from representative queries, the most frequent first.
+
+        Pass it to a new encoder as ``classes=``.
+
+        Args:
+            photos: as in `fit`.
+            n: how many classes; fewer come back when fewer occur.
+
+        Raises:
+            ImageError: a photo that cannot be decoded.
+            SettingsError: n is under 1, or there is no photo.
+        """
+        prepared = (self.prepare(self.read(item)) for item in photo_items(photos))
+        top: list[Tensor] = []
+        for batch in batches(prepared, self.batch_size, lambda photo: photo.grid):
+            _, ids, _, _ = self.class_maps(batch)
+            top += ids.cpu()
+        return tuple(aggregation.count_classes(top, n))
+
+    # Keeping
+
+    def state(self) -> dict[str, bytes]:
+        """Return all that restores this encoder, but for the network's weights, as small files.
+
+        Raises:
+            WhiteningError: the encoder has not been fitted.
+        """
+        if self._unfitted and self.whitenings is None:
+            raise WhiteningError(self._unfitted)
+        return Saved(
+            self.settings, self.weights, self._weights_digest, self.fingerprint, self.whitenings
+        ).to_files()
+
+    @classmethod
+    def from_state(
+        cls,
+        state: Mapping[str, bytes],
+        *,
+        weights: str | Path | None = None,
+        device: str | torch.device | None = None,
+        batch_size: int | None = None,
+    ) -> Encoder:
+        """Restore an encoder from `state`.
+
+        Args:
+            state: what `state` gave.
+            weights: the network's checkpoint; None for where it was when the state was made.
+            device: as in `Encoder`.
+            batch_size: as in `Encoder`.
+
+        Raises:
+            MismatchError: the weights to be had are not those that the state was made with.
+            SettingsError: a damaged state, or one of a newer version.
+            WeightsError: the weights are not to be had.
+            WhiteningError: a damaged whitening.
+        """
+        saved = Saved.from_files(state)
+        settings = saved.settings
+        encoder = cls(
+            weights=weights or saved.weights,
+            device=device,
+            batch_size=batch_size,
+            whitening=saved.whitenings,
+            **settings.to_dict(),
+        )
+        if encoder._weights_digest != saved.weights_digest:
+            raise MismatchError(
+                f"the encoder {settings.backbone!r} was restored with weights of SHA-256 "
+                f"{encoder._weights_digest}, it was made with {saved.weights_digest}: pass the "
+                "original weights with weights=FILE (`--weights FILE`)"
+            )
+        if encoder.fingerprint != saved.fingerprint:
+            raise MismatchError(
+                f"the encoder {settings.backbone!r} was restored with the fingerprint "
+                f"{encoder.fingerprint}, it was made with {saved.fingerprint}: its settings or "
+                "whitening were changed since; restore them, or make it anew"
+            )
+        return encoder
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the encoder to a folder as JSON and safetensors; returns the folder.
+
+        Raises:
+            SettingsError: the folder cannot be written.
+            WhiteningError: the encoder has not been fitted.
+        """
+        return write_folder(self.state(), folder)
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        *,
+        weights: str | Path | None = None,
+        device: str | torch.device | None = None,
+        batch_size: int | None = None,
+    ) -> Encoder:
+        """Read an encoder that `save` wrote; options as in `from_state`.
+
+        Raises:
+            SettingsError: not the folder of an encoder.
+        """
+        state = read_folder(folder)
+        return cls.from_state(state, weights=weights, device=device, batch_size=batch_size)

@@ -1,0 +1,1 @@
+"""The tables, figures and baselines of the paper."""

@@ -1,0 +1,1 @@
+"""Many photos into rows, overlapped and resumable."""

@@ -1,0 +1,1 @@
+"""The paper's equations, the baselines', late interaction and expansion, as functions of arrays."""

@@ -1,0 +1,1 @@
+"""Any name, url, bytes or array becomes upright pixels and a `Box`."""

@@ -1,0 +1,51 @@
+"""Which photos a person means: files, folders, globs, urls, or images as such."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from cwf_milvus.errors import ImageError
+from cwf_milvus.photos.images import load_image
+from cwf_milvus.photos.sources import list_photos
+
+
+def named_photos(photos: object) -> tuple[list[tuple[str, object]], list[str]]:
+    """Return (uri, source) of every photo, once each, and the local folders among `photos`."""
+    if isinstance(photos, Mapping):
+        return [(str(uri), image) for uri, image in photos.items()], []
+    is_one = (
+        isinstance(photos, str | os.PathLike | bytes | bytearray | memoryview)
+        or not isinstance(photos, Iterable)
+        or hasattr(photos, "__array__")
+        or hasattr(photos, "read")
+    )
+    listed = [photos] if is_one else list(photos)  # type: ignore[call-overload]
+    named = [source for source in listed if isinstance(source, str | os.PathLike)]
+    items: dict[str, object] = {uri: uri for uri in (list_photos(named) if named else ())}
+    for number, source in enumerate(listed, start=1):
+        if not isinstance(source, str | os.PathLike):
+            items.setdefault(*_unnamed(source, number))
+    folders = [os.path.abspath(source) for source in named if os.path.isdir(source)]  # noqa: PTH100, PTH112
+    return list(items.items()), folders
+
+
+def _unnamed(source: object, number: int) -> tuple[str, object]:
+    """Return the uri of a photo that has no name, and what to read it from."""
+    if isinstance(source, bytes | bytearray | memoryview):  # decoded when its turn comes
+        return f"sha256:{hashlib.sha256(source).hexdigest()}", bytes(source)
+    try:
+        image = load_image(source)
+    except ImageError as error:
+        return f"photo {number} of those given", error
+    return image.uri, image
+
+
+def photo_items(photos: object) -> list[object]:
+    """Return the photos that `photos` names: files, folders, globs, urls, or images as such."""
+    one = isinstance(photos, str | Path | bytes) or getattr(photos, "ndim", 4) < 4
+    items = list(photos) if isinstance(photos, Iterable) and not one else [photos]
+    named = [item for item in items if isinstance(item, str | Path)]
+    return list(list_photos(named)) if named and len(named) == len(items) else items

@@ -1,0 +1,1 @@
+"""A query to ranked hits: one call to the gallery, then stages."""

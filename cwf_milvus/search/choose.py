@@ -1,0 +1,129 @@
+"""Which stages a search runs: from names and numbers to `Stage` objects, and their turn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib import import_module
+from typing import Any, TypeAlias
+
+from cwf_milvus.answers.hits import Hit, Query
+from cwf_milvus.errors import SettingsError
+from cwf_milvus.search.fetch import fetch_vectors
+from cwf_milvus.search.registry import STAGES, stage_names
+from cwf_milvus.search.stage import Context, Stage
+
+Rerank: TypeAlias = str | Stage | Sequence[str | Stage] | None
+"""The name of a stage that re-ranks, a stage, or several in their order."""
+Expand: TypeAlias = str | int | tuple[str, int] | Stage | None
+"""The name of an expansion, with a number of hits or not; a number for "aqe"; or a stage."""
+
+
+def chosen_stages(
+    rerank: Rerank = None, expand: Expand = None, stages: Sequence[Stage] | None = None
+) -> list[Stage]:
+    """Return the stages that a search was asked for, in their order.
+
+    Args:
+        rerank: a name of `STAGES`, a `Stage`, or a list of these.
+        expand: the name of an expansion, such a name with a number of hits (`("aqe", 5)` or
+            `"aqe:5"`), a bare number for alpha expansion over that many, or a `Stage`.
+        stages: in place of both, stages in any order.
+
+    Raises:
+        SettingsError: an unknown name, a number out of range, or `stages` beside the others.
+    """
+    if stages is not None:
+        if rerank is not None or expand is not None:
+            raise SettingsError("give either stages, or rerank and expand: stages holds them all")
+        return [_stage("stages", one) for one in stages]
+    wanted = rerank if isinstance(rerank, list | tuple) else [rerank]
+    chosen = [_stage("rerank", one) for one in wanted if one is not None]
+    if expand is not None:
+        after = {stage.name for stage in chosen}
+        chosen.append(_expansion(expand, "classes" in after and "regions" not in after))
+    return chosen
+
+
+def run_stages(
+    stages: Sequence[Stage],
+    queries: Sequence[Query],
+    answers: Sequence[Sequence[Hit]],
+    context: Context,
+    candidates: int,
+) -> list[list[Hit]]:
+    """Run stages over the hits of some queries.
+
+    What the stages need is fetched once for all queries; what a new search brings in between is
+    fetched before the next stage. Each stage sees the first `candidates` hits; those after them
+    follow in the order that they had.
+
+    Args:
+        stages: in their order.
+        queries: what was asked.
+        answers: the hits of each query, best first.
+        context: where the stages work.
+        candidates: how many hits of each query a stage sees.
+
+    Returns:
+        The hits of each query, without vectors.
+    """
+    now = [list(hits) for hits in answers]
+    for done, stage in enumerate(stages):
+        kinds = {kind for later in stages[done:] for kind in later.needed}
+        heads = [hits[:candidates] for hits in now]
+        if kinds and context.gallery is not None:
+            heads = fetch_vectors(context.gallery, heads, kinds)
+        after = frozenset(kind for later in stages[done + 1 :] for kind in later.needed)
+        given = stage.run(queries, heads, replace(context, wanted=after))
+        for i, head in enumerate(given):
+            there = {hit.uri for hit in head} | {hit.uri for hit in heads[i]}
+            tail = [hit for hit in now[i][candidates:] if hit.uri not in there]
+            now[i] = [*head, *tail][: max(len(now[i]), context.depth)]
+    return [[hit.but(vectors=None) for hit in hits] for hits in now]
+
+
+def _stage(option: str, wanted: object) -> Stage:
+    if isinstance(wanted, Stage):
+        return wanted
+    if option == "rerank" and isinstance(wanted, str) and wanted in stage_names("rerank"):
+        return _made(wanted)
+    names = f"one of {', '.join(stage_names('rerank'))}, or " if option == "rerank" else ""
+    raise SettingsError(f"{option}={wanted!r}: give {names}a Stage object")
+
+
+def _expansion(wanted: object, of_classes: bool) -> Stage:
+    if isinstance(wanted, Stage):
+        return wanted
+    name, hits = wanted, None
+    if isinstance(wanted, str):
+        name, _, digits = wanted.partition(":")
+        if digits.isdecimal():
+            hits = int(digits)
+        elif ":" in wanted:
+            name = None
+        elif wanted.isdecimal():
+            name, hits = "aqe", int(wanted)
+    elif isinstance(wanted, int) and not isinstance(wanted, bool):
+        name, hits = "aqe", wanted
+    elif isinstance(wanted, list | tuple) and len(wanted) == 2:
+        name, hits = wanted
+    if not isinstance(name, str) or name not in stage_names("expand"):
+        raise SettingsError(
+            f"expand={wanted!r}: give a number of hits, or one of "
+            f"{', '.join(stage_names('expand'))}, alone or with a number of hits, such as "
+            "('local', 3), or a Stage object"
+        )
+    count = STAGES[name].hits if hits is None else hits
+    return _made(
+        name, hits=count, **({"kind": "classes"} if name == "local" and of_classes else {})
+    )
+
+
+def _made(name: str, **options: Any) -> Stage:
+    registered = STAGES[name]
+    module, _, kind = registered.place.partition(":")
+    made: Stage = getattr(import_module(f"cwf_milvus.search.{module}"), kind)(
+        **registered.preset, **options
+    )
+    return made

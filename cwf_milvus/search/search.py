@@ -1,0 +1,234 @@
+"""From query photos to ranked hits: encode, search the descriptors, run the stages."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from cwf_milvus.answers.answer import Hits
+from cwf_milvus.answers.hits import Hit, Query, StageScore, shared_classes
+from cwf_milvus.checks import checked_count
+from cwf_milvus.encode.encoder import Encoder
+from cwf_milvus.encode.encoding import Vectors
+from cwf_milvus.errors import BoxError, CollectionError, SettingsError
+from cwf_milvus.method.expansion import steer
+from cwf_milvus.photos.box import Box, BoxLike
+from cwf_milvus.photos.images import load_image
+from cwf_milvus.search.choose import Expand, Rerank, chosen_stages, run_stages
+from cwf_milvus.search.gallery import Gallery
+from cwf_milvus.search.garbage import no_garbage_collection
+from cwf_milvus.search.stage import Context, Stage
+from cwf_milvus.store.augmentation import augmented_search
+from cwf_milvus.store.client import TOP_K, check_limit
+from cwf_milvus.store.photo_rows import PhotoRows
+from cwf_milvus.store.rows import Row
+
+_DESCRIPTOR = "descriptor"
+
+
+CANDIDATES = 200
+
+
+def search(
+    gallery: Gallery,
+    images: object = None,
+    *,
+    box: BoxLike | Sequence[BoxLike | None] | None = None,
+    limit: int = 20,
+    filter: str | None = None,
+    candidates: int = CANDIDATES,
+    rerank: Rerank = None,
+    expand: Expand = None,
+    stages: Sequence[Stage] | None = None,
+    like: Sequence[str] | str = (),
+    unlike: Sequence[str] | str = (),
+    augmented: bool = False,
+) -> Hits | list[Hits]:
+    """Find photos of the thing in a query photo; see `InstanceCollection.search`."""
+    chosen = chosen_stages(rerank, expand, stages)
+    options: dict[str, Any] = {
+        "limit": limit,
+        "filter": filter,
+        "stages": chosen,
+        "candidates": candidates,
+        "augmented": augmented,
+    }
+    if like or unlike:
+        if images is not None or box is not None:
+            raise SettingsError("give either images, with boxes or not, or like and unlike")
+        query, named = steered_query(gallery, _listed(like), _listed(unlike))
+        return search_queries(gallery, [query], without=named, **options)[0]
+    if images is None:
+        raise SettingsError("nothing to search with: give images, or uris in like")
+    several = isinstance(images, list | tuple)
+    queries = ask(
+        gallery.encoder,
+        images if isinstance(images, list | tuple) else [images],
+        box if several else [box],  # type: ignore[arg-type]  # a list of boxes, or one
+    )
+    answers = search_queries(gallery, queries, **options)
+    return answers if several else answers[0]
+
+
+def search_queries(
+    gallery: Gallery,
+    queries: Sequence[Query],
+    *,
+    limit: int,
+    filter: str | None,
+    stages: Sequence[Stage] = (),
+    candidates: int = CANDIDATES,
+    augmented: bool = False,
+    without: Collection[str] = (),
+) -> list[Hits]:
+    """Answer queries that are encoded already; their first search is one call to Milvus.
+
+    Args:
+        collection: an open gallery.
+        queries: what is asked.
+        limit: hits for each query.
+        filter: as in `search`.
+        stages: what is done with the hits of the first search.
+        candidates: as in `search`.
+        augmented: as in `search`.
+        without: uris that are not to be among the hits.
+    """
+    check_limit(limit)
+    if checked_count("candidates", candidates) > TOP_K:
+        raise SettingsError(f"candidates={candidates}: Milvus gives at most {TOP_K} at once")
+    if not queries:
+        return []
+    depth = max(limit, candidates) if stages else limit
+
+    def find(asked: Sequence[Query], descriptors: np.ndarray, n: int) -> list[list[Hit]]:
+        n = min(n + len(without), TOP_K)
+        names = gallery.encoder.class_names
+        with no_garbage_collection():
+            answers = _nearest(gallery, descriptors, n, filter, augmented)
+            return [
+                [
+                    as_hit(query, row, rank, names)
+                    for rank, row in enumerate((r for r in rows if r.uri not in without), start=1)
+                ]
+                for query, rows in zip(asked, answers, strict=True)
+            ]
+
+    descriptors = np.stack([query.encoding.descriptor for query in queries])
+    answers = find(queries, descriptors, depth)
+    context = Context(gallery, find, depth)
+    answers = run_stages(stages, queries, answers, context, candidates)
+    return [Hits(query, hits[:limit]) for query, hits in zip(queries, answers, strict=True)]
+
+
+def steered_query(
+    gallery: Gallery, like: Sequence[str], unlike: Sequence[str]
+) -> tuple[Query, set[str]]:
+    """Return a query made of stored photos, and the uris that are not to be found by it.
+
+    Its descriptor is that of `steer`; its local vectors are those of the photos in `like`, one
+    for each class.
+
+    Args:
+        collection: an open gallery.
+        like: uris of photos to look for more of.
+        unlike: uris of photos to look away from.
+
+    Raises:
+        CollectionError: a uri that is not stored.
+        SettingsError: nothing in `like`, or photos that cancel each other out.
+    """
+    if not like:
+        raise SettingsError("unlike alone has no direction: give like too")
+    uris = list(dict.fromkeys([*like, *unlike]))
+    rows = dict(zip(uris, gallery.get(uris, vectors=True), strict=True))
+    missing = [uri for uri, row in rows.items() if row is None]
+    if missing:
+        raise CollectionError(f"{missing[0]!r} is not in the collection: add it first")
+    encodings = {uri: row.unpack() for uri, row in rows.items() if row is not None}
+    liked = [encodings[uri] for uri in dict.fromkeys(like)]
+    descriptor = steer(
+        np.stack([one.descriptor for one in liked]),
+        np.stack([encodings[uri].descriptor for uri in unlike]) if unlike else None,
+    )
+    first = liked[0]
+    by_class: dict[int, np.ndarray] = {}
+    for one in liked:
+        for class_id, vector in zip(one.class_ids.tolist(), one.class_vectors, strict=True):
+            by_class[class_id] = by_class.get(class_id, 0) + vector
+    class_vectors = np.array(list(by_class.values()), np.float32).reshape(-1, len(descriptor))
+    lengths = np.linalg.norm(class_vectors, axis=1, keepdims=True)
+    encoding = replace(
+        first,
+        descriptor=descriptor,
+        class_ids=np.array(list(by_class), np.int64),
+        class_scores=np.zeros(len(by_class), np.float32),
+        class_vectors=class_vectors / np.where(lengths > 0, lengths, 1),
+        region_boxes=np.concatenate([one.region_boxes for one in liked]),
+        region_vectors=np.concatenate([one.region_vectors for one in liked]),
+        content="",
+    )
+    name = f"like {', '.join(like)}" + (f", unlike {', '.join(unlike)}" if unlike else "")
+    return Query(encoding, name), set(uris)
+
+
+def ask(
+    encoder: Encoder, images: Sequence[object], boxes: Sequence[BoxLike | None] | None = None
+) -> list[Query]:
+    """Encode query photos; box and photo as in `search`.
+
+    Raises:
+        SettingsError: another number of boxes than of photos.
+    """
+    given = [None] * len(images) if boxes is None else list(boxes)
+    if len(given) != len(images):
+        raise SettingsError(
+            f"{len(given)} boxes for {len(images)} queries: give a list with a box, or None for "
+            "the whole photo, for each query"
+        )
+    checked = [_checked_box(one) for one in given]
+    photos = [load_image(image) for image in images]
+    encodings = encoder.encode_queries(list(zip(photos, checked, strict=True)))
+    return [
+        Query(encoding, photo.uri, photo, one and one.checked(photo.width, photo.height))
+        for encoding, photo, one in zip(encodings, photos, checked, strict=True)
+    ]
+
+
+def _nearest(
+    gallery: Gallery, descriptors: np.ndarray, limit: int, filter: str | None, augmented: bool
+) -> list[list[Row]]:
+    if not augmented:
+        return gallery.search_vectors(descriptors, limit=limit, filter=filter)
+    if not isinstance(gallery, PhotoRows):
+        raise SettingsError(f"{gallery.name} has no augmented descriptors: search those of Milvus")
+    return augmented_search(gallery, descriptors, limit=limit, filter=filter)
+
+
+def as_hit(query: Query, row: Row, rank: int, class_names: Sequence[str]) -> Hit:
+    """Return a row of Milvus's answer as a hit."""
+    score = row.score or 0.0
+    return Hit(
+        uri=row.uri,
+        score=score,
+        classes=shared_classes(query.encoding.class_ids, row.class_ids, class_names),
+        metadata=row.metadata,
+        width=row.width,
+        height=row.height,
+        stages=(StageScore(_DESCRIPTOR, score, rank),),
+        vectors=Vectors(row.content, row.class_ids, checksum=row.checksum),
+    )
+
+
+def _listed(uris: Sequence[str] | str) -> list[str]:
+    return [uris] if isinstance(uris, str) else list(uris)
+
+
+def _checked_box(box: BoxLike | None) -> Box | None:
+    if isinstance(box, list | tuple) and box and isinstance(box[0], list | tuple):
+        raise BoxError(
+            f"box {box!r} is a list of boxes for one query: give a list of queries too, or one box"
+        )
+    return Box.of(box)

@@ -1,0 +1,97 @@
+"""The optional collection ``<name>_classes``: each class vector as a row, to be searched by class.
+
+A search such as ``client.search("photos_classes", [vector], filter="class_id == 5")`` runs in
+Milvus itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
+from pymilvus import CollectionSchema, DataType, MilvusClient
+
+from cwf_milvus.encode.encoding import Encoding
+from cwf_milvus.errors import CollectionError
+from cwf_milvus.store.client import MESSAGE_BYTES, Store
+from cwf_milvus.store.side import SideCollection
+
+_URI_BYTES = 4096
+
+
+class ClassRows(SideCollection):
+    """The class vectors of a collection's photos, a row each: uri, class_id, rank, vector.
+
+    Args:
+        store: the connection.
+        collection: the main collection's name.
+        dim: d, of every vector.
+    """
+
+    suffix = "classes"
+
+    def __init__(self, store: Store, collection: str, dim: int) -> None:
+        super().__init__(store, collection)
+        self._dim = dim
+        self._at_once = max(1, MESSAGE_BYTES // (4 * dim + 2 * _URI_BYTES))
+
+    def schema(self) -> CollectionSchema:
+        """Return its fields."""
+        schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
+        schema.add_field("key", DataType.VARCHAR, is_primary=True, max_length=64)
+        schema.add_field("uri", DataType.VARCHAR, max_length=_URI_BYTES)
+        schema.add_field("class_id", DataType.INT64)
+        schema.add_field("rank", DataType.INT64)
+        schema.add_field("vector", DataType.FLOAT_VECTOR, dim=self._dim)
+        return schema
+
+    def must_be_free(self) -> None:
+        """Raise `CollectionError` where rows of an earlier collection of this name are left."""
+        if self.exists():
+            self.store.load(self.name)
+            if self.count():
+                raise CollectionError(
+                    f"{self.name!r} in {self.store.uri} has rows of an earlier collection "
+                    f"{self.collection!r}: drop it if nobody needs it, or choose another name"
+                )
+
+    def verify(self, n_vectors: int | None = None) -> list[str]:
+        """Return what is wrong with it.
+
+        Args:
+            n_vectors: how many class vectors the photos have; None where that is not known.
+        """
+        n_rows = self.count()
+        if n_vectors is None or n_rows == n_vectors:
+            return []
+        return [
+            f"{n_rows} rows of class vectors, and the photos have {n_vectors} class vectors: "
+            "add the photos again into a new collection"
+        ]
+
+    def replace(self, encodings: Sequence[Encoding], present: Collection[str]) -> None:
+        """Store the class vectors of photos in place of those that `present` ones have."""
+        self.delete([encoding.uri for encoding in encodings if encoding.uri in present])
+        rows: list[dict[str, Any]] = []
+        for encoding in encodings:
+            key = hashlib.sha256(encoding.uri.encode()).hexdigest()[:40]
+            rows += [
+                {
+                    "key": f"{key}-{rank}",
+                    "uri": encoding.uri,
+                    "class_id": int(class_id),
+                    "rank": rank,
+                    "vector": np.asarray(vector, np.float32),
+                }
+                for rank, (class_id, vector) in enumerate(
+                    zip(encoding.class_ids, encoding.class_vectors, strict=True)
+                )
+            ]
+        for start in range(0, len(rows), self._at_once):
+            self.store.write(self.name, rows[start : start + self._at_once])
+
+    def delete(self, uris: Sequence[str]) -> None:
+        """Delete the class vectors of photos."""
+        self.store.delete(self.name, "uri", uris)

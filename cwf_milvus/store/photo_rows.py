@@ -1,0 +1,302 @@
+"""`PhotoRows`: the photos of a collection as rows of Milvus, with the encoder that made them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cwf_milvus.encode.encoding import Encoding, Kind, Stored, Vectors
+from cwf_milvus.encode.kept import LastUsed
+from cwf_milvus.errors import CollectionError, SettingsError
+from cwf_milvus.store.class_rows import ClassRows
+from cwf_milvus.store.client import MESSAGE_BYTES, METRIC, Store, check_limit
+from cwf_milvus.store.layout import PLAIN_FIELDS, Layout
+from cwf_milvus.store.refusals import (
+    check_encoder,
+    check_schema,
+    checked_descriptors,
+    checked_index,
+)
+from cwf_milvus.store.rows import Row, as_row
+from cwf_milvus.store.sidecar import Sidecar
+from cwf_milvus.store.vectors import StoredVectors
+
+if TYPE_CHECKING:  # torch takes seconds, and much is done without it
+    import torch
+
+    from cwf_milvus.encode.encoder import Encoder
+
+_SHOWN = (*PLAIN_FIELDS, "checksum", "$meta")
+
+
+class PhotoRows:
+    """A collection's rows: written, read, searched and removed.
+
+    Several threads may use one.
+
+    Args:
+        store: the connection.
+        name: of the collection.
+        encoder: the encoder to use, in place of restoring it; must be the same.
+        weights: the network's checkpoint, for an encoder to be restored.
+        device: where the restored network runs.
+
+    Raises:
+        CollectionError: there is no such collection, or it is damaged.
+        MismatchError: the encoder is another than the collection's; names what differs.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        name: str,
+        *,
+        encoder: Encoder | None = None,
+        weights: str | Path | None = None,
+        device: str | torch.device | None = None,
+    ) -> None:
+        self.name = name
+        self.store = store
+        self._restore: dict[str, Any] = {"weights": weights, "device": device}
+        self._lock = threading.RLock()
+        self._absent: set[str] = set()  # photos asked for, not there, and not stored since
+        _must_exist(store, name)
+        self.sidecar = Sidecar(store, name)
+        about = self.sidecar.manifest
+        self.layout = Layout.of(about)
+        store.ensure_index(name, "descriptor", about.get("index") or checked_index(None, True))
+        check_schema(store, name, self.layout)
+        if encoder is not None:
+            check_encoder(encoder, self.sidecar.manifest, name)
+            self.encoder = encoder
+        store.load(name)
+        self.class_rows = ClassRows(store, name, self.layout.dim) if about["class_rows"] else None
+        if self.class_rows is not None:
+            self.class_rows.create()
+        self._vectors = StoredVectors(store, name, self.layout)
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """The encoder that the collection was made with, restored from Milvus at first use.
+
+        Raises:
+            MismatchError: the network's weights to be had are not those it was made with.
+            WeightsError: the network's weights are not to be had.
+            CollectionError: the stored encoder is damaged.
+        """
+        from cwf_milvus.encode.encoder import Encoder  # torch takes seconds
+
+        encoder = Encoder.from_state(self.sidecar.state(), **self._restore)
+        check_encoder(encoder, self.sidecar.manifest, self.name)
+        return encoder
+
+    def upsert(
+        self,
+        encodings: Sequence[Encoding],
+        metadata: Sequence[Mapping[str, Any] | None] | None = None,
+    ) -> None:
+        """Store encoded photos, each in place of the row that its uri may have had.
+
+        All of a batch up to 48 MiB is stored in one call, or none of it.
+
+        Args:
+            encodings: from the collection's encoder, of different uris.
+            metadata: the user's own fields of each, or None.
+
+        Raises:
+            StoreError: Milvus failed; whole calls that were finished stay.
+            MismatchError: vectors that are not this collection's encoder's.
+            ImageError: a uri that Milvus cannot hold.
+            SettingsError: a uri twice, or metadata that Milvus cannot hold.
+        """
+        told = [None] * len(encodings) if metadata is None else list(metadata)
+        rows = [self.layout.pack(e, m) for e, m in zip(encodings, told, strict=True)]
+        uris = [row["uri"] for row in rows]
+        if len(set(uris)) < len(uris):
+            twice = next(uri for uri in uris if uris.count(uri) > 1)
+            raise SettingsError(f"{twice!r} comes twice in one batch: give each photo once")
+        at_once = max(1, MESSAGE_BYTES // max(1, self._row_bytes(rows)))
+        with self._lock:
+            # A question that sees every write takes a server 200 ms.
+            present = self.contents([uri for uri in uris if uri not in self._absent])
+            for start in range(0, len(rows), at_once):
+                part = slice(start, start + at_once)
+                if self.class_rows is not None:
+                    self.class_rows.replace(encodings[part], present)
+                self.store.write(self.name, rows[part])
+                n_new = len(set(uris[part]) - present.keys())
+                if n_new:
+                    self.sidecar.note(n_new)
+                self._absent.difference_update(uris[part])
+
+    def set_metadata(self, metadata: Mapping[str, Mapping[str, Any]]) -> list[str]:
+        """Replace the user's fields of stored photos, and return the uris where they changed.
+
+        Args:
+            metadata: uri to fields; uris that are not stored are passed over.
+
+        Raises:
+            StoreError: Milvus failed.
+            SettingsError: metadata that Milvus cannot hold.
+        """
+        told = {uri: self.layout.checked_metadata(uri, fields) for uri, fields in metadata.items()}
+        stored = self.get(list(told))
+        changed = [row.uri for row in stored if row is not None and row.metadata != told[row.uri]]
+        with self._lock:
+            at_once = max(1, MESSAGE_BYTES // self.layout.row_bytes)
+            for start in range(0, len(changed), at_once):
+                rows = self.raw_rows(changed[start : start + at_once])
+                if rows:
+                    self.store.write(
+                        self.name,
+                        [self.layout.with_metadata(row, told[uri]) for uri, row in rows.items()],
+                    )
+        return changed
+
+    def remove(self, uris: Iterable[str]) -> int:
+        """Delete photos, and return how many of them there were.
+
+        Raises:
+            StoreError: Milvus failed.
+        """
+        with self._lock:
+            there = list(self.contents(list(uris)))
+            if there:
+                self.sidecar.note(-len(there))
+                if self.class_rows is not None:
+                    self.class_rows.delete(there)
+                self.store.delete(self.name, "uri", there)
+        return len(there)
+
+    def get(self, uris: Iterable[str], *, vectors: bool = False) -> list[Row | None]:
+        """Return the rows of photos, in the order asked for; None for one that is not there.
+
+        Args:
+            uris: of the photos.
+            vectors: fetch the vectors too, for `Row.unpack`.
+
+        Raises:
+            StoreError: Milvus failed.
+        """
+        asked = list(uris)
+        found = self.store.fetch(
+            self.name,
+            "uri",
+            asked,
+            [*_SHOWN, *(self.layout.vector_fields if vectors else ())],
+            row_bytes=self.layout.row_bytes if vectors else 4096,
+        )
+        return [as_row(self.layout, found[uri]) if uri in found else None for uri in asked]
+
+    def contents(self, uris: Iterable[str]) -> dict[str, str]:
+        """Return uri to SHA-256 of the bytes, in hex, for those photos that are there."""
+        asked = list(uris)
+        found = self.store.fetch(self.name, "uri", asked, ["content"])
+        self._absent.update(asked)
+        self._absent.difference_update(found)
+        return {uri: row["content"] for uri, row in found.items()}
+
+    def uris(self) -> Iterator[str]:
+        """Yield the uri of every photo, sorted."""
+        for row in self.store.scan(self.name, "uri"):
+            yield row["uri"]
+
+    def count(self) -> int:
+        """Return the number of photos."""
+        return self.store.count(self.name)
+
+    def search_vectors(
+        self,
+        descriptors: np.ndarray,
+        *,
+        limit: int,
+        filter: str | None = None,
+        vectors: bool = False,
+        params: Mapping[str, Any] | None = None,
+    ) -> list[list[Row]]:
+        """Return the photos whose descriptors are nearest, for every query in one call to Milvus.
+
+        Args:
+            descriptors: of shape (Q, d), unit.
+            limit: rows for each query, at most 16,384.
+            filter: a Milvus filter expression on the user's fields or the collection's own.
+            vectors: fetch the hits' vectors too, for `Row.unpack`; for several queries in a
+                second call, each photo's once.
+            params: of the index, such as ``{"ef": 128}``.
+
+        Returns:
+            For each query its rows, best first, with `score`.
+
+        Raises:
+            FilterError: Milvus refused the filter.
+            StoreError: Milvus failed.
+            SettingsError: a limit out of range, or descriptors that are not finite.
+            MismatchError: descriptors of another dimension.
+        """
+        check_limit(limit)
+        data = checked_descriptors(descriptors, self.layout.dim, self.name)
+        if not len(data):
+            return []
+        fields = (*_SHOWN, *(self.layout.vector_fields if vectors else ()))
+        row_bytes = self.layout.row_bytes if vectors else 1024 + 12 * self.layout.n_classes
+        # Queries share hits: then each photo's vectors are fetched once. And a server's answer
+        # is limited.
+        apart = (vectors and len(data) > 1) or len(data) * limit * row_bytes > MESSAGE_BYTES
+        answers = self.store.search(
+            self.name,
+            filter,
+            data=list(data),
+            anns_field="descriptor",
+            limit=limit,
+            output_fields=["uri", *(() if apart else fields)],
+            search_params={"metric_type": METRIC, "params": dict(params or {})},
+        )
+        hits = [[(dict(h["entity"]), float(h["distance"])) for h in answer] for answer in answers]
+        if not apart:
+            return [[as_row(self.layout, raw, score) for raw, score in answer] for answer in hits]
+        wanted = list(dict.fromkeys(raw["uri"] for answer in hits for raw, _ in answer))
+        more = self.store.fetch(
+            self.name, "uri", wanted, fields, row_bytes=row_bytes, consistency="Session"
+        )
+        return [
+            [
+                as_row(self.layout, more[raw["uri"]], score)
+                for raw, score in answer
+                if raw["uri"] in more  # deleted since, by someone else
+            ]
+            for answer in hits
+        ]
+
+    def raw_rows(self, uris: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Return whole rows as Milvus has them, by uri."""
+        fields = [*self.layout.fields, "$meta"]
+        return self.store.fetch(self.name, "uri", uris, fields, row_bytes=self.layout.row_bytes)
+
+    @property
+    def vector_cache(self) -> LastUsed[Stored]:
+        """The vectors of the last searches; see `StoredVectors`."""
+        return self._vectors.cache
+
+    def vectors(self, wanted: Mapping[str, Vectors], kinds: Collection[Kind]) -> dict[str, Vectors]:
+        """Return the stored vectors of photos; see `StoredVectors.read`."""
+        return self._vectors.read(wanted, kinds)
+
+    def _row_bytes(self, rows: Sequence[Mapping[str, Any]]) -> int:
+        extra = max((len(str(self.layout.metadata_of(row))) for row in rows), default=0)
+        return self.layout.row_bytes + 4 * extra
+
+
+def _must_exist(store: Store, name: str) -> None:
+    if store.call("has_collection", name):
+        return
+    names = store.call("list_collections")
+    ours = sorted(n for n in names if f"{n}_encoder" in names)
+    raise CollectionError(
+        f"there is no collection {name!r} in {store.uri}; there "
+        + (f"are: {', '.join(ours)}" if ours else "is none made by cwf-milvus: create one first")
+    )

@@ -1,0 +1,242 @@
+"""The side collection ``<name>_encoder``: the encoder that a collection comes with, and a ledger.
+
+The ledger is the number of rows that there must be. It is raised after rows are written and lowered
+before they are deleted, so that after any interruption it may be too low, but never too high: fewer
+rows than the ledger says means that rows were lost. Every writer has an entry of its own, and their
+sum counts, so that several may write to a server at a time.
+
+Every creation writes under its own mark, which the main collection then bears as a property: of two
+programs that create one name at once neither touches what the other wrote, and an interrupted
+creation leaves rows that nobody reads.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from pymilvus import CollectionSchema, DataType, MilvusClient
+
+from cwf_milvus.errors import CollectionError
+from cwf_milvus.store.client import Store, new_mark
+from cwf_milvus.store.packing import FIELD_BYTES, Text
+from cwf_milvus.store.side import SideCollection
+
+if TYPE_CHECKING:  # torch takes seconds, and much is done without it
+    from cwf_milvus.encode.encoder import Encoder
+
+FORMAT = 3
+# In 1 vectors are float16, and the manifest does not say so; in 1 and 2 there is no mark.
+_READ = (1, 2, FORMAT)
+_CHUNK_BYTES = 45_000  # 60,000 characters of base64
+_MANIFEST = "manifest"
+_LEDGER = "ledger/"
+_VECTOR = {"vector": [0.0, 0.0]}  # Milvus has no collection without a vector
+
+
+class Sidecar(SideCollection):
+    """What a collection keeps beside its rows.
+
+    Args:
+        store: the connection.
+        collection: the main collection's name.
+
+    Attributes:
+        prefix: what the keys of this collection's rows begin with.
+        manifest: how the collection was made, plain JSON values.
+
+    Raises:
+        CollectionError: there is none, it is damaged, or of a newer version.
+    """
+
+    suffix = "encoder"
+
+    def __init__(self, store: Store, collection: str) -> None:
+        super().__init__(store, collection)
+        if not self.exists():
+            raise CollectionError(
+                f"the collection {collection!r} in {store.uri} was not made by cwf-milvus, or has "
+                f"lost its encoder: there is no {self.name!r} beside it"
+            )
+        store.load(self.name)
+        self.prefix = self._found_prefix(store.mark_of(collection))
+        self._noted = 0
+        self._ledger_key = f"{self.prefix}{_LEDGER}{uuid.uuid4().hex}"
+        self.manifest = self._read_manifest()
+
+    @classmethod
+    def create(  # type: ignore[override]  # ahead of the collection that it is for
+        cls, store: Store, collection: str, encoder: Encoder, **about: object
+    ) -> str:
+        """Write what a collection that is about to be made keeps; the manifest last.
+
+        Args:
+            store: the connection.
+            collection: the main collection's name.
+            encoder: what to keep.
+            about: more to keep in the manifest, plain JSON values.
+
+        Returns:
+            The mark to create the main collection with.
+
+        Raises:
+            StoreError: Milvus failed.
+            WhiteningError: the encoder has not been fitted.
+        """
+        state = encoder.state()
+        name = f"{collection}_{cls.suffix}"
+        mark = new_mark()
+        store.ensure(name, _schema(), "vector", {"index_type": "FLAT"})
+        manifest = {
+            "format": FORMAT,
+            "fingerprint": encoder.fingerprint,
+            "dim": encoder.dim,
+            "n_classes": encoder.n_classes,
+            "n_regions": encoder.n_regions,
+            "whitening": encoder.whitening_origin,
+            "settings": encoder.settings.to_dict(),
+            "files": {
+                file: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+                for file, data in state.items()
+            },
+            **about,
+        }
+        for file, data in state.items():
+            for i, start in enumerate(range(0, len(data), _CHUNK_BYTES)):
+                chunk = base64.b64encode(data[start : start + _CHUNK_BYTES]).decode()
+                row = {"key": f"{mark}/{file}/{i}", "value": Text(chunk), **_VECTOR}
+                store.write(name, [row])
+        store.write(name, [_entry(f"{mark}/{_MANIFEST}", manifest)])
+        return mark
+
+    @classmethod
+    def discard(cls, store: Store, collection: str, prefix: str) -> None:
+        """Delete what a creation wrote; the side collection too, where that was all.
+
+        Args:
+            store: the connection.
+            collection: the main collection's name.
+            prefix: of its keys; "" for all.
+
+        Raises:
+            StoreError: Milvus failed.
+        """
+        name = f"{collection}_{cls.suffix}"
+        keys = [row["key"] for row in store.scan(name, "key")]
+        ours = [key for key in keys if key.startswith(prefix)]
+        store.delete(name, "key", ours)
+        if len(ours) == len(keys):
+            store.call("drop_collection", name)
+
+    def schema(self) -> CollectionSchema:
+        """Return its fields: texts by key."""
+        return _schema()
+
+    def drop(self) -> bool:
+        """Delete what this collection keeps; the side collection too, where that was all."""
+        self.discard(self.store, self.collection, self.prefix)
+        return True
+
+    def state(self) -> dict[str, bytes]:
+        """Return the encoder's state, checked against its checksums.
+
+        Raises:
+            CollectionError: a part is missing or damaged; names it.
+        """
+        return {file: self._read_file(file, known) for file, known in self._files().items()}
+
+    def verify(self) -> list[str]:
+        """Return what is wrong with each damaged part of the encoder."""
+        wrong = []
+        for file, known in self._files().items():
+            try:
+                self._read_file(file, known)
+            except CollectionError as error:
+                wrong.append(str(error))
+        return wrong
+
+    def expected(self) -> int:
+        """Return the ledger: how many rows there must at least be."""
+        keys = [row["key"] for row in self.store.scan(self.name, "key")]
+        entries = [key for key in keys if key.startswith(f"{self.prefix}{_LEDGER}")]
+        found = self.store.fetch(self.name, "key", entries, ["value"])
+        return sum(self._parsed(key, found)["rows"] for key in entries)
+
+    def note(self, rows: int) -> None:
+        """Enter into the ledger that rows were added, or, negative, are about to be deleted."""
+        self._noted += rows
+        self.store.write(self.name, [_entry(self._ledger_key, {"rows": self._noted})])
+
+    def _found_prefix(self, mark: str) -> str:
+        """Return what the keys begin with: the main collection's mark, if that is told.
+
+        Collections of formats 1 and 2 have none; one that was copied by another program may have
+        lost it, and then there must be one manifest alone.
+        """
+        if mark:
+            return f"{mark}/"
+        keys = [row["key"] for row in self.store.scan(self.name, "key")]
+        prefixes = [key.removesuffix(_MANIFEST) for key in keys if key.endswith(_MANIFEST)]
+        if len(prefixes) > 1 and "" not in prefixes:
+            raise CollectionError(
+                f"{self.name!r} in {self.store.uri} holds {len(prefixes)} encoders, and the "
+                f"collection {self.collection!r} does not say which is its own: {_AGAIN}"
+            )
+        return prefixes[0] if len(prefixes) == 1 else ""
+
+    def _files(self) -> dict[str, dict[str, Any]]:
+        return dict(self.manifest["files"])
+
+    def _read_manifest(self) -> dict[str, Any]:
+        key = f"{self.prefix}{_MANIFEST}"
+        manifest = self._parsed(key, self.store.fetch(self.name, "key", [key], ["value"]))
+        if manifest.get("format") not in _READ:
+            raise CollectionError(
+                f"{self.name!r} in {self.store.uri} is of format {manifest.get('format')!r}, this "
+                f"version reads up to {FORMAT}: update cwf-milvus"
+            )
+        return manifest
+
+    def _read_file(self, file: str, known: dict[str, Any]) -> bytes:
+        n_chunks = -(-int(known["bytes"]) // _CHUNK_BYTES)
+        keys = [f"{self.prefix}{file}/{i}" for i in range(n_chunks)]
+        rows = self.store.fetch(self.name, "key", keys, ["value"], row_bytes=FIELD_BYTES)
+        try:
+            data = b"".join(base64.b64decode(rows[key]["value"], validate=True) for key in keys)
+        except (KeyError, ValueError) as error:
+            raise CollectionError(
+                f"{file!r} of the encoder in {self.name!r} is damaged ({error}): {_AGAIN}"
+            ) from error
+        if hashlib.sha256(data).hexdigest() != known["sha256"]:
+            raise CollectionError(
+                f"{file!r} of the encoder in {self.name!r} is damaged (its checksum is another): "
+                f"{_AGAIN}"
+            )
+        return data
+
+    def _parsed(self, key: str, rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
+        try:
+            return dict(json.loads(rows[key]["value"]))
+        except (KeyError, ValueError, TypeError) as error:
+            raise CollectionError(
+                f"the {key.removeprefix(self.prefix)} in {self.name!r} of {self.store.uri} is "
+                f"missing or damaged ({error!r}): {_AGAIN}"
+            ) from error
+
+
+def _schema() -> CollectionSchema:
+    schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
+    schema.add_field("key", DataType.VARCHAR, is_primary=True, max_length=256)
+    schema.add_field("value", DataType.VARCHAR, max_length=FIELD_BYTES)
+    schema.add_field("vector", DataType.FLOAT_VECTOR, dim=2)
+    return schema
+
+
+def _entry(key: str, value: dict[str, Any]) -> dict[str, Any]:
+    return {"key": key, "value": Text(json.dumps(value)), **_VECTOR}
+
+
+_AGAIN = "create the collection again, and add the photos"
