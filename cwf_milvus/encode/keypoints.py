@@ -8,7 +8,7 @@ from typing import Final
 import cv2
 import numpy as np
 
-from cwf_milvus.method.keypoint_codes import DIM, SIFT_DIM, Keypoints, compact_descriptors
+from cwf_milvus.method.keypoint_codes import SIFT_DIM, Keypoints, compact_descriptors
 
 VIEW: Final = 640
 """Longest side, in pixels, that the photo is resized to, up or down."""
@@ -27,7 +27,7 @@ def extract_keypoints(pixels: np.ndarray, width: int, height: int, limit: int) -
         pixels: (h, w, 3) uint8, RGB, perhaps a reduced decode.
         width: of the upright original, in pixels; the positions are in these.
         height: of the upright original, in pixels.
-        limit: how many are kept.
+        limit: how many are kept, at least 1.
     """
     shown_height, shown_width = pixels.shape[:2]
     scale = VIEW / max(shown_width, shown_height)
@@ -37,11 +37,10 @@ def extract_keypoints(pixels: np.ndarray, width: int, height: int, limit: int) -
     grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     sift = cv2.SIFT.create(limit, contrastThreshold=CONTRAST, enable_precise_upscale=True)
     points, descriptors = sift.detectAndCompute(grey, None)
-    if not points or limit < 1:
-        return _no_keypoints(width, height)
-    found = np.array(
-        [(*point.pt, point.size, point.angle, point.response) for point in points], np.float32
-    )
+    if not points:
+        descriptors = np.zeros((0, SIFT_DIM), np.float32)
+    rows = [(*point.pt, point.size, point.angle, point.response) for point in points]
+    found = np.array(rows, np.float32).reshape(-1, 5)
     # OpenCV's threads hand the points over in any order, and a few more where some are as strong.
     best = np.lexsort((*found[:, :4].T, -found[:, 4]))[:limit]
     x, y, diameters, degrees, _ = found[best].T
@@ -50,7 +49,7 @@ def extract_keypoints(pixels: np.ndarray, width: int, height: int, limit: int) -
         positions=((np.stack([x, y], axis=1) + 0.5) * stretch).astype(np.float32),
         scales=diameters * np.float32(max(width, height) / max(size)),
         angles=degrees * np.float32(math.pi / 180),
-        descriptors=compact_descriptors(np.asarray(descriptors)[best]),
+        descriptors=compact_descriptors(descriptors[best]),
         width=width,
         height=height,
     )

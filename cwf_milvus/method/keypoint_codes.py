@@ -103,7 +103,7 @@ def pack_keypoints(keypoints: Keypoints) -> bytes:
         spread[:] = numbers.mean(axis=0), numbers.std(axis=0)
     mean, deviation = spread.astype(np.float32)
     steps = (numbers - mean) / np.where(deviation > 0, deviation, 1)
-    levels = np.searchsorted(_BOUNDS, steps.ravel()).astype(np.uint8).reshape(n, -1, 4)
+    levels = np.searchsorted(_BOUNDS, steps.ravel()).astype(np.uint8).reshape(n, DIM // 4, 4)
     packed = (levels << _SHIFTS).sum(axis=2, dtype=np.uint8)
     return b"".join(
         (

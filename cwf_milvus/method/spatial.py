@@ -40,7 +40,7 @@ class Verified:
         hit_points: (inliers, 2) float32, their partners in the hit.
         polygon: (4, 2) float64, the corners of the query's box in the hit, clipped to it, clockwise
             from the top left of the query's.
-        box: around the polygon.
+        box: around the thing in it, clipped too; of a turned polygon it leaves out the corners.
     """
 
     affine: np.ndarray
@@ -100,7 +100,8 @@ def verify_hits(
     there = (mirrored.width - x2, y1, mirrored.width - x1, y2)
     for i, match in enumerate(_maps(mirrored, hits, there)):
         if match is not None:
-            points = match.query_points * np.float32([-1, 1]) + np.float32([mirrored.width, 0])
+            points = match.query_points.copy()
+            points[:, 0] = mirrored.width - points[:, 0]
             turned = _Map(match.affine @ flip, points, match.hit_points, match.width, match.height)
             other, one = _verified(turned, corners), found[i]
             if other and (one is None or other.inliers > one.inliers):
@@ -140,9 +141,7 @@ def _usable(keypoints: Keypoints) -> np.ndarray:
     return np.isfinite(sums) & (keypoints.scales > 0)
 
 
-def _matches(
-    query: np.ndarray, hit: np.ndarray, room: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _matches(query: np.ndarray, hit: np.ndarray, room: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the numbers of the keypoints that match, the surest first.
 
     ``d1 < RATIO * d2``, with the distances to the nearest and the second nearest in the hit.
@@ -261,13 +260,23 @@ def _plausible(maps: np.ndarray) -> np.ndarray:
 
 
 def _verified(found: _Map | None, box: Corners) -> Verified | None:
-    """Return the query's box in the hit; None where nothing of it lies there."""
+    """Return the query's box in the hit; None where nothing of it lies there.
+
+    A turned box has corners that the thing in it seldom fills. So the box around it is that of a
+    thing with rounded corners (a superellipse): with half sides h, along each axis
+    ``(Σ |a_j h_j|^1.5)^(1/1.5)``, between the parallelogram's (power 1) and an ellipse's (2).
+    """
     if found is None:
         return None
     x1, y1, x2, y2 = box
+    clip = (found.width, found.height)
     corners = np.array([[x1, y1, 1], [x2, y1, 1], [x2, y2, 1], [x1, y2, 1]])
-    polygon = np.clip(corners @ found.affine.T, 0, (found.width, found.height))
-    (left, top), (right, bottom) = polygon.min(axis=0).tolist(), polygon.max(axis=0).tolist()
+    polygon = np.clip(corners @ found.affine.T, 0, clip)
+    centre = found.affine @ ((x1 + x2) / 2, (y1 + y2) / 2, 1)
+    sides = np.abs(found.affine[:, :2]) * ((x2 - x1) / 2, (y2 - y1) / 2)
+    reach = (sides**_ROUNDED).sum(axis=1) ** (1 / _ROUNDED)
+    left, top = np.clip(centre - reach, 0, clip).tolist()
+    right, bottom = np.clip(centre + reach, 0, clip).tolist()
     if not (right > left and bottom > top):
         return None
     framed = (left, top, right, bottom)
@@ -279,3 +288,4 @@ _PROPOSALS = 128  # the surest matches
 _REFINED = 5  # proposals
 _LOOSE = 3.0  # a proposal is as rough as one keypoint's scale and direction
 _FREEDOM = 0.3  # how far the linear part may differ from the proposal's, as a share of it
+_ROUNDED = 1.5
