@@ -145,7 +145,7 @@ def test_bytes_too_many_are_refused():
 
 
 def test_a_code_of_another_version_is_refused_with_a_remedy():
-    with pytest.raises(CollectionError, match="version 9.*newer cwf-milvus"):
+    with pytest.raises(CollectionError, match=r"version 9.*newer cwf-milvus"):
         unpack_keypoints(b"\x09" + pack_keypoints(drawn(5))[1:])
 
 
