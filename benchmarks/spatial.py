@@ -183,7 +183,7 @@ def measured(photos: Photos, line: Line) -> tuple[str, float, float]:
     right, wrong = (np.array(shares[kind]) for kind in (True, False))
     figures = " / ".join(f"{value:.3f}".lstrip("0") for value in maps)
     parts = f"{figures} | {np.mean(right >= 8):.3f} / {np.mean(wrong >= 8):.4f}"
-    return parts, per_photo, 1000 * seconds / (len(right) + len(wrong))
+    return parts, per_photo, 1000 * seconds / sum(map(len, inliers))
 
 
 def as_stored(keypoints: Mapping[str, Keypoints], line: Line) -> dict[str, Keypoints]:
@@ -207,6 +207,8 @@ def boxes(photos: Photos, line: Line) -> str:
                 )
                 overlaps.append(iou(found.box, other["box"]) if found else None)
     found = np.array([overlap for overlap in overlaps if overlap is not None])
+    if not len(found):
+        return "none"
     return f"{len(found) / len(overlaps):.3f}, {found.mean():.3f}, {np.mean(found > 0.5):.3f}"
 
 
