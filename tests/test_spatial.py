@@ -303,5 +303,5 @@ def test_only_maps_that_a_camera_could_have_made_are_plausible(linear, plausible
 
 
 def test_inliers_raise_a_score_by_a_tenth_at_most():
-    scores = spatial_score(np.full(5, 0.4), np.array([0, 5, 15, 25, 400]))
+    scores = spatial_score(np.full(5, 0.4), np.array([0, 5, 10, 15, 400]))
     np.testing.assert_allclose(scores, [0.4, 0.4, 0.45, 0.5, 0.5])

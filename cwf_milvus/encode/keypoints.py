@@ -10,7 +10,7 @@ import numpy as np
 
 from cwf_milvus.method.keypoint_codes import SIFT_DIM, Keypoints, compact_descriptors
 
-VIEW: Final = 640
+VIEW: Final = 512
 """Longest side, in pixels, that the photo is resized to, up or down."""
 
 CONTRAST: Final = 0.02

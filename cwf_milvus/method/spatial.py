@@ -56,13 +56,13 @@ class Verified:
 
 
 def spatial_score(scores: np.ndarray, inliers: np.ndarray) -> np.ndarray:
-    """Return ``score + .1 * clip((inliers - 5) / 20, 0, 1)``, of any one shape.
+    """Return ``score + .1 * clip((inliers - 5) / 10, 0, 1)``, of any one shape.
 
     Args:
         scores: squared late interaction.
         inliers: of the hits that were verified, and 0 for all others.
     """
-    return np.asarray(scores + 0.1 * np.clip((np.asarray(inliers) - 5) / 20, 0, 1))
+    return np.asarray(scores + 0.1 * np.clip((np.asarray(inliers) - 5) / 10, 0, 1))
 
 
 def verify(
