@@ -1,0 +1,1 @@
+"""The method as functions of arrays: no files, no network, no Milvus."""
