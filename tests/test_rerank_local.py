@@ -16,7 +16,8 @@ from cwf_milvus.stages import chosen_stages
 
 
 def max_sim(asked: np.ndarray, stored: np.ndarray) -> float:
-    return float((asked.astype(np.float64) @ stored.astype(np.float64).T).max(axis=1).mean())
+    best = (asked.astype(np.float64) @ stored.astype(np.float64).T).max(axis=1)
+    return float((np.maximum(best, 0) ** 2).mean())
 
 
 def test_regions_orders_by_late_interaction_of_the_region_vectors():
