@@ -24,7 +24,7 @@ import numpy as np
 
 from cwf_milvus import Encoder, load_image
 from cwf_milvus.encode import keypoints as extraction
-from cwf_milvus.evaluation.datasets import load_dataset
+from cwf_milvus.evaluation.datasets.names import load_dataset
 from cwf_milvus.evaluation.features import FeatureStore, encodings
 from cwf_milvus.evaluation.metrics import evaluate_rankings
 from cwf_milvus.evaluation.runner import ask_whole, gather

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from cwf_milvus.search.search.expansion import AlphaExpansion, LocalExpansion, QueryExpansion
 from stage_hits import DIM, hit, hits, names, query, units
 
 from cwf_milvus.answers.hits import Hit, Query
@@ -17,7 +18,6 @@ from cwf_milvus.method.expansion import (
     steer,
 )
 from cwf_milvus.rerank import Context, Regions
-from cwf_milvus.search.expansion import AlphaExpansion, LocalExpansion, QueryExpansion
 
 
 def unit(vector: np.ndarray) -> np.ndarray:
@@ -46,8 +46,8 @@ def reference_local(
             best = sorted(range(len(answer)), key=lambda v: -answer[v])[:per_hit]
             lent += [stored[i][v] for v in best]
         for i, vectors in enumerate(stored):
-            best_cosines = [max(float64(q) @ float64(v) for v in vectors) for q in lent]
-            now[i] = (1 - share) * scores[i] + share * sum(best_cosines) / len(lent)
+            squares = [max(0, *(float64(q) @ float64(v) for v in vectors)) ** 2 for q in lent]
+            now[i] = (1 - share) * scores[i] + share * sum(squares) / len(lent)
     return now
 
 
@@ -126,7 +126,9 @@ def test_candidates_that_may_not_lend_make_place_for_the_next():
         share=1.0,
         lends=[False, True, True, True],
     )
-    second = [[max(float64(q) @ float64(v) for v in own) for q in stored[1]] for own in stored]
+    second = [
+        [max(0, *(float64(q) @ float64(v) for v in own)) ** 2 for q in stored[1]] for own in stored
+    ]
     np.testing.assert_allclose(without, np.mean(second, axis=1), atol=1e-5)
 
 
@@ -239,7 +241,8 @@ def test_the_querys_own_photo_lends_nothing():
     own = replace(before[0], vectors=replace(before[0].vectors, content="own"))
     mine = LocalExpansion(1, rounds=1, share=1.0)(asked, [own, *before[1:]], Context())
     lent = before[1].vectors.region_vectors
-    best = {h.uri: (lent @ h.vectors.region_vectors.T).max(axis=1).mean() for h in before}
+    cosines = {h.uri: (lent @ h.vectors.region_vectors.T).max(axis=1) for h in before}
+    best = {uri: (np.maximum(found, 0) ** 2).mean() for uri, found in cosines.items()}
     np.testing.assert_allclose([h.score for h in mine], [best[h.uri] for h in mine], atol=1e-5)
 
 

@@ -5,18 +5,19 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from cwf_milvus.search.search.choose import chosen_stages
+from cwf_milvus.search.search.stage import reranked
 from stage_hits import DIM, hit, hits, names, query
 
 from cwf_milvus.answers.hits import Match, Matches
 from cwf_milvus.errors import SettingsError
 from cwf_milvus.photos.box import Box
 from cwf_milvus.rerank import Classes, Context, Regions, Stage
-from cwf_milvus.search.choose import chosen_stages
-from cwf_milvus.search.stage import reranked
 
 
 def max_sim(asked: np.ndarray, stored: np.ndarray) -> float:
-    return float((asked.astype(np.float64) @ stored.astype(np.float64).T).max(axis=1).mean())
+    best = (asked.astype(np.float64) @ stored.astype(np.float64).T).max(axis=1)
+    return float((np.maximum(best, 0) ** 2).mean())
 
 
 def test_regions_orders_by_late_interaction_of_the_region_vectors():

@@ -8,12 +8,12 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from cwf_milvus.method.int8 import Int8Vectors
+from cwf_milvus.method.late_interaction import StoredVectors
 
 Kind = Literal["descriptor", "classes", "regions"]
 """A kind of a photo's vectors."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
-Stored = np.ndarray | Int8Vectors
+Stored = StoredVectors
 """Vectors or boxes, as they come from a row."""
 
 
