@@ -12,6 +12,7 @@ from cwf_milvus.cli_options import (
     add_command,
     collection_options,
     network_options,
+    pixels_option,
     printable,
     token,
 )
@@ -62,6 +63,7 @@ def add_search(commands: Any) -> None:
     )
     command.add_argument("--json", action="store_true", help="print JSON, an object a query")
     command.add_argument("--html", metavar="FILE", help="write a page with pictures")
+    pixels_option(command)
     network_options(command)
 
 
@@ -90,6 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
             "rerank": arguments.rerank,
             "expand": arguments.expand,
             "augmented": arguments.augmented,
+            "max_pixels": arguments.max_pixels,
         }
         if arguments.like or arguments.unlike:
             steer = {

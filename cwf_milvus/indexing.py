@@ -25,9 +25,11 @@ from cwf_milvus.encoding import Encoding
 from cwf_milvus.errors import ImageError, SettingsError
 from cwf_milvus.images import load_image
 from cwf_milvus.metadata import Metadata
+from cwf_milvus.photos.limits import READING
+from cwf_milvus.photos.survey import Met, survey
 from cwf_milvus.report import Journal, Report
 from cwf_milvus.rows import METADATA_BYTES, checked_uri
-from cwf_milvus.sources import list_photos, read_bytes, uri_of
+from cwf_milvus.sources import read_bytes, size_of, uri_of
 from cwf_milvus.store import MESSAGE_BYTES
 from cwf_milvus.views import Prepared
 
@@ -57,6 +59,7 @@ def index_photos(
     progress: bool = True,
     report_file: str | Path | None = None,
     workers: int | None = None,
+    max_pixels: int | None = None,
 ) -> Report:
     """Add photos to a collection; `InstanceCollection.add`.
 
@@ -73,9 +76,10 @@ def index_photos(
             it has.
         prune: remove the rows under the named local folders whose files are gone.
         progress: show a progress bar on standard error.
-        report_file: a JSONL file to write, a line for each photo that was not skipped and one
-            with the counts.
+        report_file: a JSONL file to write, a line for each photo that was not skipped, for each
+            other file that was met, and one with the counts.
         workers: threads that read and decode; None for one a core, at most 16.
+        max_pixels: largest photo that is read, in place of the encoder's own limit.
 
     Returns:
         The counts, and each failed photo with its reason: one bad photo never ends a run.
@@ -87,7 +91,7 @@ def index_photos(
         StoreError: Milvus went away; what was finished stays, and a new run goes on from there.
     """
     started = time.monotonic()
-    items, folders, notes = _plan(photos, metadata, prune)
+    items, folders, notes, passed = _plan(photos, metadata, prune)
     if workers is not None and workers < 1:
         raise SettingsError(f"workers={workers}: give a whole number of at least 1")
     told = {uri: fields for uri, _ in items if (fields := notes.of(uri)) is not None}
@@ -109,10 +113,12 @@ def index_photos(
             tqdm(total=len(items), unit="photo", disable=not progress, dynamic_ncols=True)
         )
         try:
+            for met in passed:
+                journal.passed_over(met)
             with (
                 _Writer(collection, journal, bar) as writer,
                 closing(
-                    _readable(collection, items, notes, workers or _workers(), writer)
+                    _readable(collection, items, notes, workers or _workers(), writer, max_pixels)
                 ) as ready,
             ):
                 for batch in batches(ready, size, _grid):
@@ -145,17 +151,17 @@ def check_inputs(
 
 def _plan(
     photos: object, metadata: object, prune: bool
-) -> tuple[list[tuple[str, object]], list[str], Metadata]:
-    items, folders = _items(photos)
+) -> tuple[list[tuple[str, object]], list[str], Metadata, list[Met]]:
+    items, folders, passed = _items(photos)
     if prune and not folders:
         raise SettingsError("prune removes rows under a named local folder, and none was named")
-    return items, folders, Metadata.read(metadata, folders)
+    return items, folders, Metadata.read(metadata, folders), passed
 
 
-def _items(photos: object) -> tuple[list[tuple[str, object]], list[str]]:
-    """Return (uri, source) of every photo, once each, and the local folders among `photos`."""
+def _items(photos: object) -> tuple[list[tuple[str, object]], list[str], list[Met]]:
+    """Return (uri, source) of every photo, once each, the local folders, and what is no photo."""
     if isinstance(photos, Mapping):
-        return [(str(uri), image) for uri, image in photos.items()], []
+        return [(str(uri), image) for uri, image in photos.items()], [], []
     is_one = (
         isinstance(photos, str | os.PathLike | bytes | bytearray | memoryview)
         or not isinstance(photos, Iterable)
@@ -164,12 +170,17 @@ def _items(photos: object) -> tuple[list[tuple[str, object]], list[str]]:
     )
     listed = [photos] if is_one else list(photos)  # type: ignore[call-overload]
     named = [source for source in listed if isinstance(source, str | os.PathLike)]
-    items: dict[str, object] = {uri: uri for uri in (list_photos(named) if named else ())}
+    met = sorted(survey(named), key=lambda one: one.uri) if named else []
+    items: dict[str, object] = {
+        one.uri: ImageError(one.reason) if one.verdict == "unreadable" else one.uri
+        for one in met
+        if one.is_photo
+    }
     for number, source in enumerate(listed, start=1):
         if not isinstance(source, str | os.PathLike):
             items.setdefault(*_unnamed(source, number))
     folders = [os.path.abspath(source) for source in named if os.path.isdir(source)]  # noqa: PTH100, PTH112
-    return list(items.items()), folders
+    return list(items.items()), folders, [one for one in met if not one.is_photo]
 
 
 def _unnamed(source: object, number: int) -> tuple[str, object]:
@@ -197,6 +208,7 @@ def _readable(
     notes: Metadata,
     workers: int,
     writer: _Writer,
+    max_pixels: int | None,
 ) -> Generator[_Photo, None, None]:
     """Yield the photos to encode, in order, decoded ahead of time by `workers` threads."""
     ahead = 2 * workers + 2 * collection.encoder.batch_size
@@ -207,11 +219,8 @@ def _readable(
                 chunk = items[start : start + _LOOKUP]
                 known = collection.contents([uri for uri, _ in chunk])
                 for uri, source in chunk:
-                    waiting.append(
-                        pool.submit(
-                            _read, collection.encoder, uri, source, notes.of(uri), known.get(uri)
-                        )
-                    )
+                    asked = (uri, source, notes.of(uri), known.get(uri), max_pixels)
+                    waiting.append(pool.submit(_read, collection.encoder, *asked))
                     if len(waiting) > ahead:
                         yield from _sorted_out(waiting.popleft().result(), writer)
             while waiting:
@@ -221,19 +230,27 @@ def _readable(
 
 
 def _read(
-    encoder: Encoder, uri: str, source: object, metadata: dict[str, Any] | None, known: str | None
+    encoder: Encoder,
+    uri: str,
+    source: object,
+    metadata: dict[str, Any] | None,
+    known: str | None,
+    max_pixels: int | None,
 ) -> _Photo:
+    limit = encoder.max_pixels if max_pixels is None else max_pixels
     try:
         checked_uri(uri)
         if isinstance(source, ImageError):
             raise source
         if isinstance(source, str):
-            data = read_bytes(source)
-            if hashlib.sha256(data).hexdigest() == known:
-                return _Photo(uri, metadata, known=True)
-            image = load_image(data, uri=uri, at_least=encoder.at_least)
+            with READING.held(size_of(source)):
+                data = read_bytes(source)
+                if hashlib.sha256(data).hexdigest() == known:
+                    return _Photo(uri, metadata, known=True)
+                image = load_image(data, uri=uri, at_least=encoder.at_least, max_pixels=limit)
+                del data
         else:
-            image = load_image(source, uri=uri, at_least=encoder.at_least)
+            image = load_image(source, uri=uri, at_least=encoder.at_least, max_pixels=limit)
             if image.content == known:
                 return _Photo(uri, metadata, known=True)
         prepared = encoder.prepare(image)

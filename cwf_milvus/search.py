@@ -13,7 +13,7 @@ from cwf_milvus.errors import BoxError, CollectionError, SettingsError
 from cwf_milvus.expansion import steer
 from cwf_milvus.garbage import no_garbage_collection
 from cwf_milvus.hits import Hit, Hits, Query, StageScore, shared_classes
-from cwf_milvus.images import Box, BoxLike, load_image
+from cwf_milvus.images import Box, BoxLike
 from cwf_milvus.rerank.base import Context, Stage, checked_count
 from cwf_milvus.rerank.vectors import Vectors
 from cwf_milvus.stages import chosen_stages, run_stages
@@ -44,6 +44,7 @@ def search(
     like: Sequence[str] | str = (),
     unlike: Sequence[str] | str = (),
     augmented: bool = False,
+    max_pixels: int | None = None,
 ) -> Any:
     """Find photos of the thing in a query photo; `InstanceCollection.search`.
 
@@ -66,6 +67,7 @@ def search(
         like: uris of stored photos; in place of `images`, look for more like these.
         unlike: uris of stored photos to look away from, beside `like`.
         augmented: search the augmented descriptors, which `augment` made.
+        max_pixels: largest query that is read, in place of the encoder's own limit.
 
     Returns:
         `Hits`, best first; a list of `Hits` for a list of queries. The query's own photo is among
@@ -101,6 +103,7 @@ def search(
         collection.encoder,
         images if isinstance(images, list | tuple) else [images],
         box if several else [box],
+        max_pixels,
     )
     answers = search_queries(collection, queries, **options)
     return answers if several else answers[0]
@@ -208,8 +211,13 @@ def steered_query(
     return Query(encoding, name), set(uris)
 
 
-def ask(encoder: Encoder, images: Sequence[object], boxes: Any = None) -> list[Query]:
-    """Encode query photos; box and photo as in `search`.
+def ask(
+    encoder: Encoder,
+    images: Sequence[object],
+    boxes: Any = None,
+    max_pixels: int | None = None,
+) -> list[Query]:
+    """Encode query photos; box, photo and limit as in `search`.
 
     Raises:
         SettingsError: another number of boxes than of photos.
@@ -221,7 +229,10 @@ def ask(encoder: Encoder, images: Sequence[object], boxes: Any = None) -> list[Q
             "the whole photo, for each query"
         )
     checked = [_checked_box(one) for one in given]
-    photos = [load_image(image) for image in images]
+    photos = [
+        encoder.read(image, one, max_pixels=max_pixels)
+        for image, one in zip(images, checked, strict=True)
+    ]
     encodings = encoder.encode_queries(list(zip(photos, checked, strict=True)))
     return [
         Query(encoding, photo.uri, photo, one and one.checked(photo.width, photo.height))

@@ -14,7 +14,7 @@ from cwf_milvus.drawing import draw_box, heat_colours, overlay
 from cwf_milvus.encoder import Encoder
 from cwf_milvus.errors import SettingsError
 from cwf_milvus.hits import printable
-from cwf_milvus.images import Box, BoxLike, Image, load_image
+from cwf_milvus.images import Box, BoxLike, Image
 from cwf_milvus.local_vectors import CellBox, pool_local
 from cwf_milvus.page import hits_fragment, save_page
 from cwf_milvus.regions import THRESHOLDS, heat_boxes, largest_component_box
@@ -66,7 +66,7 @@ def explain_figure(
     """
     if n_classes < 1:
         raise SettingsError(f"n_classes={n_classes!r}: give a whole number of at least 1")
-    photo = encoder.read(image) if box is None else load_image(image)
+    photo = encoder.read(image, box)
     prepared = encoder.prepare_query(photo, box)
     features, ids, scores, maps = encoder.class_maps([prepared])
     local = pool_local(features, maps, ids, scores, [prepared.box], encoder.settings)
