@@ -115,6 +115,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Index as the command line asks; returns the exit status."""
     from cwf_milvus.collection import InstanceCollection
     from cwf_milvus.indexing import check_inputs
+    from cwf_milvus.photos.formats import READ
 
     settings = _encoder_settings(arguments)
     place = (arguments.uri, arguments.collection)
@@ -157,11 +158,7 @@ def run(arguments: argparse.Namespace) -> int:
             max_pixels=arguments.max_pixels,
         )
     if not report.n_photos:
-        print(
-            "no photo found: of folders and globs, files are taken that end or start like photos "
-            "(docs/photos.md)",
-            file=sys.stderr,
-        )
+        print(f"no photo found: {READ}", file=sys.stderr)
     for uri, reason in report.failed[:20]:
         named = uri in reason or quoted(uri) in reason
         print(

@@ -75,9 +75,9 @@ def prepare_query(image: Image, box: Box, settings: EncoderSettings, stride: int
     prepared = prepare(image, settings, stride)
     view_height, view_width = prepared.view.shape[1:]
     cell = (stride * image.width / view_width, stride * image.height / view_height)
-    if checked.x2 - checked.x1 < cell[0] / 2 and checked.y2 - checked.y1 < cell[1] / 2:
+    if checked.x2 - checked.x1 < cell[0] and checked.y2 - checked.y1 < cell[1]:
         warnings.warn(
-            f"box {checked} is much less than a cell of the features, {cell[0]:.0f} x "
+            f"box {checked} is less than a cell of the features, {cell[0]:.0f} x "
             f"{cell[1]:.0f} pixels of this photo: a cell is searched",
             BoxWarning,
             stacklevel=4,

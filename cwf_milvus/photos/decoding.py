@@ -72,7 +72,8 @@ def decode(
     with warned.named(name):
         try:
             lean, one = _lean(one, data)
-            image = formats.decoder_of(one)(Stream(lean.data), None)
+            stream = Stream(lean.data, whole=one is not formats.JPEG2000)
+            image = formats.decoder_of(one)(stream, None)
             size = image.size
             scale = _scale(size, at_least, part)
             with DECODING.held(_settle(image, lean, one, name, scale, max_pixels)):
@@ -184,7 +185,7 @@ def _pixels(
 def _orientation(image: ImageFile) -> int:
     """Return EXIF's orientation of a decoded image; 1 when it has none, or turned itself."""
     if not isinstance(image, TiffImageFile):
-        return orientation(image.info.get("exif", b""), image.info.get("xmp", b""))
+        return orientation(image.info.get("exif") or b"", image.info.get("xmp") or b"")
     try:
         turn = image.getexif().get(_ORIENTATION, 1)
     except Exception:  # a photo is no worse for a broken block beside it

@@ -90,7 +90,7 @@ FORMATS = (JPEG, PNG, WEBP, TIFF, BMP, GIF, AVIF, JPEG2000, HEIC, RAW, JPEG_XL)
 
 PHOTO_SUFFIXES = tuple(suffix for one in FORMATS for suffix in one.suffixes)
 """Endings, in lower case, of the files that are photos whatever they hold."""
-READ = "JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF and JPEG 2000 can, HEIC and RAW with extras"
+READ = "JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF and JPEG 2000 are read, HEIC and RAW with extras"
 
 _MAGIC = (
     (JPEG, rb"\xff\xd8\xff"),

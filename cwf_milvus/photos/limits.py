@@ -111,10 +111,15 @@ class Stream(io.BytesIO):
     Pillow's parsers read byte by byte where they look for a mark, and again and again where an
     index says so: a damaged photo must not make that last. Nor may it end early, even where the
     host program lets Pillow be lenient.
+
+    Args:
+        data: of the photo.
+        whole: reading on at its end is an error; of OpenJPEG it is not, which finds its end so.
     """
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, *, whole: bool = True) -> None:
         super().__init__(data)
+        self._whole = whole
         self._length = len(data)
         self._steps = 0
         self._read = 0
@@ -123,7 +128,7 @@ class Stream(io.BytesIO):
     def read(self, size: int | None = -1, /) -> bytes:
         """Read on. Raises OSError at the end, and beyond the limits."""
         data = super().read(size)
-        if not data and size != 0:
+        if not data and size != 0 and self._whole:
             raise OSError("it is truncated")
         self._steps += 1
         self._read += len(data)
