@@ -19,6 +19,7 @@ from cwf_milvus.photos.formats import Format
 from cwf_milvus.photos.lean import (
     Lean,
     jpeg2000_levels,
+    lean_boxes,
     lean_gif,
     lean_jpeg,
     lean_png,
@@ -44,7 +45,13 @@ _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     8: lambda p: p.swapaxes(0, 1)[::-1],
 }
 _REDUCERS = (JpegImageFile, Jpeg2KImageFile)  # decoders that give fewer pixels when told so
-_LEAN = {formats.JPEG: lean_jpeg, formats.PNG: lean_png, formats.GIF: lean_gif}
+_LEAN = {
+    formats.JPEG: lean_jpeg,
+    formats.PNG: lean_png,
+    formats.GIF: lean_gif,
+    formats.AVIF: lean_boxes,
+    formats.HEIC: lean_boxes,
+}
 
 
 def decode(

@@ -16,7 +16,8 @@ _TABLES = 2**20  # bytes of a JPEG's tables: some hundreds are usual
 _BLOCKS = 2_000_000  # of 255 bytes each, in a GIF
 _ORIENTATION = 0x0112  # of EXIF
 _XMP_TURN = re.compile(rb"tiff:Orientation\s*(?:=\s*[\"']|>)\s*([1-8])")
-_MARKER = re.compile(rb"\xff[^\0\xff]", re.DOTALL)
+_FILL = re.compile(rb"\xff*")
+_LONG_FILL = b"\xff" * 256  # no coder writes so many; what erased memory is full of
 _END_OF_SCAN = re.compile(rb"\xff[^\0\xff\xd0-\xd7]", re.DOTALL)
 
 
@@ -57,16 +58,17 @@ def orientation(exif: bytes, xmp: bytes = b"") -> int:
 
 def lean_jpeg(data: bytes) -> Lean:
     """Keep of a JPEG what its pixels need. Raises ValueError if it has none, or is cut off."""
-    kept, at = [b"\xff\xd8"], 2
+    whole = memoryview(data)
+    kept, at = [whole[:2]], 2
     exif = xmp = b""
     progressive, components, tables = False, 0, 0
     for _ in range(_SEGMENTS):
-        marker = _MARKER.search(data, at)
-        if marker is None or data[marker.start() + 1] == 0xD9:
+        found = data.find(b"\xff", at)
+        body = _FILL.match(data, found).end() + 1 if found >= 0 else len(data) + 1  # type: ignore[union-attr]
+        if body > len(data) or data[body - 1] == 0xD9:
             raise ValueError("it has no pixels")
-        kind, start, body = data[marker.start() + 1], marker.start(), marker.end()
-        at = body
-        if kind == 0x01 or 0xD0 <= kind <= 0xD8:  # stands alone
+        kind, start, at = data[body - 1], body - 2, body
+        if kind <= 0x01 or 0xD0 <= kind <= 0xD8:  # junk, or stands alone
             continue
         length = int.from_bytes(data[body : body + 2], "big")
         at = body + length
@@ -82,10 +84,11 @@ def lean_jpeg(data: bytes) -> Lean:
                 progressive, components = kind not in (0xC0, 0xC1), content[5:6][0]
             if kind == 0xDA:
                 several = progressive or content[:1][0] < components
-                scans = _scans(data, at) if several else 1
-                kept.append(data[start:])
+                end = data.find(_LONG_FILL, at)
+                kept.append(whole[start : end if end >= 0 else None])
+                scans = _scans(data[:end] if end >= 0 else data, at) if several else 1
                 return Lean(b"".join(kept), orientation(exif, xmp), scans)
-            kept.append(data[start:at])
+            kept.append(whole[start:at])
             tables += at - start
             if tables > _TABLES:
                 break
@@ -106,13 +109,14 @@ def _scans(data: bytes, at: int) -> int:
 
 def lean_png(data: bytes) -> Lean:
     """Keep of a PNG the chunks that its pixels need. Raises ValueError if it has none."""
-    kept, at = [data[:8]], 8
+    whole = memoryview(data)
+    kept, at = [whole[:8]], 8
     exif = xmp = b""
     small = 0
     while True:
         length, kind = struct.unpack(">I4s", data[at : at + 8].ljust(8, b"\0"))
         end = at + 12 + length
-        small += length < 128
+        small += length < 1024
         if small > _SEGMENTS:
             raise ValueError("it has more chunks than a photo")
         if kind == b"eXIf":
@@ -120,7 +124,7 @@ def lean_png(data: bytes) -> Lean:
         elif kind == b"iTXt" and data[at + 8 : at + 25] == b"XML:com.adobe.xmp":
             xmp = xmp or data[at + 8 : end - 4][: 2**16]
         elif kind[:1].isupper() or kind == b"tRNS":
-            kept.append(data[at:end])
+            kept.append(whole[at:end])
         if kind == b"IEND" or end >= len(data):
             return Lean(b"".join(kept), orientation(exif, xmp))
         at = end
@@ -141,11 +145,12 @@ def lean_gif(data: bytes) -> Lean:
 
     try:
         at = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
-        kept = [data[:at]]
+        whole = memoryview(data)
+        kept = [whole[:at]]
         for _ in range(_SEGMENTS):
             kind = data[at]
             if kind == 0x2C:
-                kept.append(data[at:])
+                kept.append(whole[at:])
                 return Lean(b"".join(kept), 1)
             if kind == 0x3B:
                 raise ValueError("it has no picture")
@@ -154,10 +159,23 @@ def lean_gif(data: bytes) -> Lean:
                 continue
             start, at = at, after_blocks(at + 2)
             if data[start + 1] == 0xF9:  # says which colour is transparent
-                kept.append(data[start:at])
+                kept.append(whole[start:at])
     except IndexError:
         raise ValueError("it is truncated") from None
     raise ValueError("it has more blocks than a photo")
+
+
+def lean_boxes(data: bytes) -> Lean:
+    """Return an AVIF or HEIC as it is. Raises ValueError if it has too many parts."""
+    at = 0
+    for _ in range(_SEGMENTS):
+        size = int.from_bytes(data[at : at + 4], "big")
+        if size == 1:
+            size = int.from_bytes(data[at + 8 : at + 16], "big")
+        if size < 8 or at + size >= len(data):
+            return Lean(data)
+        at += size
+    raise ValueError("it has more parts than a photo")
 
 
 def jpeg2000_levels(data: bytes) -> int:

@@ -18,7 +18,7 @@ MAX_PIXELS = 178_956_970 // 2
 """Largest width x height that is decoded in full (Pillow's own warning level)."""
 DECODED_BYTES = 2**30
 """Memory, in bytes, that all decodes of a process take together, as their headers foretell it."""
-SECONDS = 20.0
+SECONDS = 10.0
 """Processor time that a decoder may take for one photo, where it reads step by step."""
 
 _BYTES_A_PIXEL = 8  # of max_pixels; what takes more is refused at fewer pixels
