@@ -15,20 +15,20 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from cwf_milvus.evaluation.datasets.names.names import load_dataset
-from cwf_milvus.search.search.choose import chosen_stages
-from cwf_milvus.search.search.expansion import AlphaExpansion, LocalExpansion, QueryExpansion
-from cwf_milvus.search.search.search import search_queries
 
 from cwf_milvus.answers.hits import Query
 from cwf_milvus.encode.encoder import Encoder
 from cwf_milvus.encode.encoding import Encoding
 from cwf_milvus.evaluation.arrays import ArrayCollection, rank
+from cwf_milvus.evaluation.datasets.names import load_dataset
 from cwf_milvus.evaluation.features import FeatureStore, encodings
 from cwf_milvus.evaluation.metrics import evaluate_rankings
 from cwf_milvus.evaluation.runner import Inputs, ask_whole, gather
 from cwf_milvus.method.expansion import alpha_expand
 from cwf_milvus.rerank import Classes, Regions, Stage
+from cwf_milvus.search.choose import chosen_stages
+from cwf_milvus.search.expansion import AlphaExpansion, LocalExpansion, QueryExpansion
+from cwf_milvus.search.search import search_queries
 
 SETS = ("objects_dev", "landmarks_dev")
 ALL = 1000

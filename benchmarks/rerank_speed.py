@@ -22,9 +22,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from cwf_milvus.search.search.search import ask, search_queries
-from cwf_milvus.search.search.seen_again import feature_cache
-from cwf_milvus.store.client.vectors import vector_cache
 
 from cwf_milvus.answers.hits import Hit, Query
 from cwf_milvus.collection import InstanceCollection
@@ -33,6 +30,9 @@ from cwf_milvus.encode.encoder import Encoder
 from cwf_milvus.encode.encoding import Encoding
 from cwf_milvus.photos.sources import list_photos
 from cwf_milvus.rerank import Cam, Context, Regions, Stage
+from cwf_milvus.search.search import ask, search_queries
+from cwf_milvus.search.seen_again import feature_cache
+from cwf_milvus.store.vectors import vector_cache
 
 
 def main() -> None:

@@ -16,12 +16,12 @@ import time
 from pathlib import Path
 
 import numpy as np
-from cwf_milvus.search.search.search import search_queries
 
 from cwf_milvus.answers.hits import Query
 from cwf_milvus.collection import InstanceCollection
 from cwf_milvus.encode.encoder import Encoder
 from cwf_milvus.encode.encoding import Encoding
+from cwf_milvus.search.search import search_queries
 
 FIELDS = ["uri", "content", "width", "height", "class_ids", "class_scores", "$meta"]
 

@@ -211,6 +211,7 @@ class InstanceCollection(PhotoRows):
         progress: bool = True,
         report_file: str | Path | None = None,
         workers: int | None = None,
+        max_pixels: int | None = None,
     ) -> Report:
         """Read, encode and store photos.
 
@@ -226,9 +227,10 @@ class InstanceCollection(PhotoRows):
                 it has.
             prune: remove the rows under the named local folders whose files are gone.
             progress: show a progress bar on standard error.
-            report_file: a JSONL file to write, a line for each photo that was not skipped and one
-                with the counts.
+            report_file: a JSONL file to write, a line for each photo that was not skipped, for each
+                other file that was met, and one with the counts.
             workers: threads that read and decode; None for one a core, at most 16.
+            max_pixels: largest photo that is read, in place of the encoder's own limit.
 
         Returns:
             The counts, and each failed photo with its reason: one bad photo never ends a run.
@@ -249,6 +251,7 @@ class InstanceCollection(PhotoRows):
             progress=progress,
             report_file=report_file,
             workers=workers,
+            max_pixels=max_pixels,
         )
 
     @overload
@@ -266,6 +269,7 @@ class InstanceCollection(PhotoRows):
         like: Sequence[str] | str = (),
         unlike: Sequence[str] | str = (),
         augmented: bool = False,
+        max_pixels: int | None = None,
     ) -> list[Hits]: ...
     @overload
     def search(
@@ -282,6 +286,7 @@ class InstanceCollection(PhotoRows):
         like: Sequence[str] | str = (),
         unlike: Sequence[str] | str = (),
         augmented: bool = False,
+        max_pixels: int | None = None,
     ) -> Hits: ...
     def search(
         self,
@@ -297,6 +302,7 @@ class InstanceCollection(PhotoRows):
         like: Sequence[str] | str = (),
         unlike: Sequence[str] | str = (),
         augmented: bool = False,
+        max_pixels: int | None = None,
     ) -> Hits | list[Hits]:
         """Find photos of the thing in a query photo.
 
@@ -318,6 +324,7 @@ class InstanceCollection(PhotoRows):
             like: uris of stored photos; in place of `images`, look for more like these.
             unlike: uris of stored photos to look away from, beside `like`.
             augmented: search the augmented descriptors, which `augment` made.
+            max_pixels: largest query that is read, in place of the encoder's own limit.
 
         Returns:
             `Hits`, best first; a list of `Hits` for a list of queries. The query's own photo is
@@ -348,6 +355,7 @@ class InstanceCollection(PhotoRows):
             like=like,
             unlike=unlike,
             augmented=augmented,
+            max_pixels=max_pixels,
         )
 
     def augment(self, *, neighbours: int = 10, alpha: float = 3.0) -> Augmentation:

@@ -1,4 +1,15 @@
-"""Errors: what was wrong, which value, and what to do about it."""
+"""Errors and warnings: what was wrong, which value, and what to do about it."""
+
+_MOST = 200  # characters of a value in a message
+
+
+def quoted(value: object) -> str:
+    """Return a value from outside as a message shows it: escaped, and cut to 200 characters."""
+    if isinstance(value, str | bytes | bytearray) and len(value) > _MOST:
+        kind = "bytes" if isinstance(value, bytes | bytearray) else "characters"
+        return f"{value[: _MOST // 2]!r}... ({len(value):,} {kind})"
+    shown = repr(value)
+    return shown if len(shown) <= 2 * _MOST else f"{shown[:_MOST]}... ({len(shown):,} characters)"
 
 
 class CwfError(Exception):
@@ -39,3 +50,11 @@ class StoreError(CwfError):
 
 class FilterError(CwfError, ValueError):
     """A Milvus filter expression that the server refused."""
+
+
+class PhotoWarning(UserWarning):
+    """What a decoder had to say of a photo that it read; starts with the photo's name."""
+
+
+class BoxWarning(UserWarning):
+    """A box that was cut to its photo, or is less than a cell of the features."""

@@ -16,7 +16,7 @@ from cwf_milvus.encode.local_vectors import CellBox, pool_local
 from cwf_milvus.errors import SettingsError
 from cwf_milvus.method.regions import THRESHOLDS, heat_boxes, largest_component_box
 from cwf_milvus.photos.box import Box, BoxLike
-from cwf_milvus.photos.images import Image, load_image
+from cwf_milvus.photos.images import Image
 from cwf_milvus.text import printable
 
 _SHEET = 1300  # pixels wide
@@ -64,7 +64,7 @@ def explain_figure(
     """
     if n_classes < 1:
         raise SettingsError(f"n_classes={n_classes!r}: give a whole number of at least 1")
-    photo = encoder.read(image) if box is None else load_image(image)
+    photo = encoder.read(image, box)
     prepared = encoder.prepare_query(photo, box)
     features, ids, scores, maps = encoder.class_maps([prepared])
     local = pool_local(features, maps, ids, scores, [prepared.box], encoder.settings)

@@ -301,7 +301,8 @@ def test_a_folder_without_photos_says_what_would_be_taken(run, uri, tmp_path):
     (tmp_path / "in" / "notes.txt").write_text("x")
     status, out, err = run("index", tmp_path / "in", "--uri", uri, "--quiet")
     assert (status, out[:8]) == (0, "0 added,")
-    assert "no photo found: of folders and globs, *.jpg *.jpeg" in err
+    assert "no photo found: JPEG, PNG, " in err
+    assert "passed over: 1 .txt" in out
 
 
 def test_metadata_that_names_none_of_the_photos_is_told(run, folder, uri, tmp_path):

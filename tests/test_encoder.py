@@ -33,6 +33,7 @@ from cwf_milvus.encode.saved import WHITENING_FILE
 from cwf_milvus.encode.whitenings import Whitenings
 from cwf_milvus.errors import (
     BoxError,
+    BoxWarning,
     ImageError,
     SettingsError,
     WeightsError,
@@ -420,7 +421,8 @@ def test_a_querys_box_is_in_pixels_of_the_original_also_of_a_large_jpeg(bare, tm
 
 
 def test_the_smallest_box_is_a_query(fitted):
-    query = fitted.encode_query(HUBBLE, (500, 500, 500.5, 500.5))
+    with pytest.warns(BoxWarning, match="less than a cell"):
+        query = fitted.encode_query(HUBBLE, (500, 500, 500.5, 500.5))
     assert np.isfinite(query.class_vectors).all()
     assert len(np.unique(query.region_boxes, axis=0)) == 1
     assert np.abs(np.linalg.norm(query.region_vectors, axis=1) - 1).max() < 1e-5

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from cwf_milvus.search.search.expansion import AlphaExpansion, LocalExpansion, QueryExpansion
 from stage_hits import DIM, hit, hits, names, query, units
 
 from cwf_milvus.answers.hits import Hit, Query
@@ -18,6 +17,7 @@ from cwf_milvus.method.expansion import (
     steer,
 )
 from cwf_milvus.rerank import Context, Regions
+from cwf_milvus.search.expansion import AlphaExpansion, LocalExpansion, QueryExpansion
 
 
 def unit(vector: np.ndarray) -> np.ndarray:

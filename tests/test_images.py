@@ -441,12 +441,12 @@ def test_text_named_jpg_is_refused_with_its_beginning_and_what_can_be_read(tmp_p
     message = refusal(path)
     assert repr(str(path)) in message
     assert "b'Dear photogr'" in message
-    assert "JPEG, PNG, WebP, TIFF, BMP and GIF" in message
+    assert "JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF and JPEG 2000 are read" in message
 
 
 @pytest.mark.parametrize(
     "source",
-    [b"%!PS-Adobe-3.0 EPSF-3.0\n", b"<svg xmlns=''/>", b"\0\0\0\x18ftypheic", b"P6\n1 1\n"],
+    [b"%!PS-Adobe-3.0 EPSF-3.0\n", b"<svg xmlns=''/>", b"\0\0\0\x18ftypisom", b"P6\n1 1\n"],
 )
 def test_formats_that_run_programs_or_are_unknown_are_refused(source):
     assert "is not a photo that can be read" in refusal(source)

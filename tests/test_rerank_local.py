@@ -5,14 +5,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from cwf_milvus.search.search.choose import chosen_stages
-from cwf_milvus.search.search.stage import reranked
 from stage_hits import DIM, hit, hits, names, query
 
 from cwf_milvus.answers.hits import Match, Matches
 from cwf_milvus.errors import SettingsError
 from cwf_milvus.photos.box import Box
 from cwf_milvus.rerank import Classes, Context, Regions, Stage
+from cwf_milvus.search.choose import chosen_stages
+from cwf_milvus.search.stage import reranked
 
 
 def max_sim(asked: np.ndarray, stored: np.ndarray) -> float:

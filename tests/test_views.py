@@ -11,7 +11,7 @@ from skimage import data as photos
 
 from cwf_milvus.encode.settings import EncoderSettings
 from cwf_milvus.encode.views import Prepared, prepare, prepare_query
-from cwf_milvus.errors import BoxError
+from cwf_milvus.errors import BoxError, BoxWarning
 from cwf_milvus.photos.box import Box
 from cwf_milvus.photos.images import Image, crop, load_image, resize
 
@@ -188,16 +188,18 @@ def test_a_box_that_ends_on_a_cells_border_adds_no_cell():
         assert cells((1711, 1711), (1711 / 16 * (n - 1), 0, 1711 / 16 * n, 9))[::2] == (n - 1, n)
 
 
-@pytest.mark.parametrize("corner", [(0, 0), (255.7, 100), (511.9, 383.9)])
+@pytest.mark.parametrize("corner", [(1, 0), (255.7, 100), (511.9, 383.9)])
 def test_the_smallest_box_has_one_cell(corner):
     x, y = corner
-    x1, y1, x2, y2 = cells((512, 384), (x, y, x + 0.05, y + 0.05))
+    with pytest.warns(BoxWarning, match="less than a cell of the features, 32 x 32 pixels"):
+        x1, y1, x2, y2 = cells((512, 384), (x, y, x + 0.05, y + 0.05))
     assert (x2 - x1, y2 - y1) == (1, 1)
     assert (x1, y1) == (int(x // 32), int(y // 32))
 
 
 def test_a_box_over_the_border_is_clipped_to_the_photo():
-    assert cells((512, 384), (-100, 200, 5000, 5000)) == (0, 6, 16, 12)
+    with pytest.warns(BoxWarning, match="beyond the photo of 512 x 384 pixels: cut to 0,200,512"):
+        assert cells((512, 384), (-100, 200, 5000, 5000)) == (0, 6, 16, 12)
 
 
 def test_the_scripts_divide_original_pixels_by_16_whatever_the_resize():

@@ -15,12 +15,13 @@ from cwf_milvus.cli.options import (
     count_or_all,
     network_options,
     numbers,
+    pixels_option,
     positive,
     progress_bar,
     quiet_option,
     token,
 )
-from cwf_milvus.errors import MismatchError
+from cwf_milvus.errors import MismatchError, quoted
 from cwf_milvus.text import printable
 
 
@@ -51,6 +52,7 @@ def add_index(commands: Any) -> None:
     command.add_argument(
         "--workers", type=positive, metavar="N", help="threads that read and decode"
     )
+    pixels_option(command)
     made = command.add_argument_group("when the collection is created")
     made.add_argument("--backbone", metavar="NAME", help="the network (efficientnet_lite0)")
     made.add_argument("--layer", metavar="NAME", help="the layer that gives the features")
@@ -113,7 +115,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Index as the command line asks; returns the exit status."""
     from cwf_milvus.collection import InstanceCollection
     from cwf_milvus.index.indexing import check_inputs
-    from cwf_milvus.photos.sources import PHOTO_SUFFIXES
+    from cwf_milvus.photos.formats import READ
 
     settings = _encoder_settings(arguments)
     place = (arguments.uri, arguments.collection)
@@ -153,15 +155,15 @@ def run(arguments: argparse.Namespace) -> int:
             progress=not arguments.quiet,
             report_file=arguments.report,
             workers=arguments.workers,
+            max_pixels=arguments.max_pixels,
         )
     if not report.n_photos:
-        print(
-            f"no photo found: of folders and globs, *{' *'.join(PHOTO_SUFFIXES)} are taken",
-            file=sys.stderr,
-        )
+        print(f"no photo found: {READ}", file=sys.stderr)
     for uri, reason in report.failed[:20]:
-        named = uri in reason or repr(uri) in reason
-        print(printable(f"failed: {reason if named else f'{uri}: {reason}'}"), file=sys.stderr)
+        named = uri in reason or quoted(uri) in reason
+        print(
+            printable(f"failed: {reason if named else f'{quoted(uri)}: {reason}'}"), file=sys.stderr
+        )
     if len(report.failed) > 20:
         print(f"and {len(report.failed) - 20} more: see --report FILE", file=sys.stderr)
     print(report)
@@ -200,6 +202,8 @@ def _new_encoder(arguments: argparse.Namespace, settings: dict[str, Any]) -> Any
     if arguments.whitening:
         settings.setdefault("dim", Whitenings.from_file(arguments.whitening).dim)
     options = {"weights": arguments.weights, "device": arguments.device, "whitening": whitening}
+    if arguments.max_pixels:
+        options["max_pixels"] = arguments.max_pixels
     if arguments.classes_from:
         n = settings.pop("n_classes", 64)
         counted = Encoder(**settings, **options).predefine_classes(arguments.classes_from, n)

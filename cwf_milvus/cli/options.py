@@ -61,6 +61,17 @@ def backbone_options(command: argparse.ArgumentParser) -> None:
     network_options(command)
 
 
+def pixels_option(command: argparse.ArgumentParser) -> None:
+    """Add --max-pixels."""
+    command.add_argument(
+        "--max-pixels",
+        type=positive,
+        metavar="N",
+        help="largest photo that is decoded in full, in pixels (89478485); larger ones that cannot "
+        "be read at a reduced scale are refused",
+    )
+
+
 def quiet_option(command: argparse.ArgumentParser) -> None:
     """Add --quiet."""
     command.add_argument("--quiet", action="store_true", help="no progress bar")

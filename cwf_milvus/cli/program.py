@@ -25,6 +25,7 @@ from cwf_milvus.cli.options import (
     batch_option,
     collection_options,
     network_options,
+    pixels_option,
     quiet_option,
     token,
 )
@@ -245,6 +246,7 @@ def _add_classes(commands: Any) -> None:
     command.add_argument("--box", metavar="X1,Y1,X2,Y2", help="of the crop alone")
     command.add_argument("-n", type=int, default=10, metavar="N", help="classes (%(default)s)")
     command.add_argument("--json", action="store_true", help="print JSON, an object a photo")
+    pixels_option(command)
     backbone_options(command)
 
 
@@ -281,6 +283,7 @@ def _add_explain(commands: Any) -> None:
     command.add_argument(
         "-o", "--output", default="explain.png", metavar="FILE.png", help="(%(default)s)"
     )
+    pixels_option(command)
     backbone_options(command)
 
 
@@ -383,6 +386,8 @@ def _towhee(arguments: argparse.Namespace) -> int:
 def _bare_encoder(arguments: argparse.Namespace, **settings: Any) -> Any:
     from cwf_milvus.encode.encoder import Encoder
 
+    if arguments.max_pixels:
+        settings["max_pixels"] = arguments.max_pixels
     return Encoder(
         arguments.backbone,
         weights=arguments.weights,

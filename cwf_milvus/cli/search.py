@@ -7,7 +7,14 @@ import json
 import sys
 from typing import Any
 
-from cwf_milvus.cli.options import OK, add_command, collection_options, network_options, token
+from cwf_milvus.cli.options import (
+    OK,
+    add_command,
+    collection_options,
+    network_options,
+    pixels_option,
+    token,
+)
 from cwf_milvus.errors import SettingsError
 from cwf_milvus.search.registry import stage_names
 from cwf_milvus.text import printable
@@ -58,6 +65,7 @@ def add_search(commands: Any) -> None:
     )
     command.add_argument("--json", action="store_true", help="print JSON, an object a query")
     command.add_argument("--html", metavar="FILE", help="write a page with pictures")
+    pixels_option(command)
     network_options(command)
 
 
@@ -86,6 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
             "rerank": arguments.rerank,
             "expand": arguments.expand,
             "augmented": arguments.augmented,
+            "max_pixels": arguments.max_pixels,
         }
         if arguments.like or arguments.unlike:
             like, unlike = (

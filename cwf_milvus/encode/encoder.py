@@ -27,7 +27,7 @@ from cwf_milvus.encode.whitenings import Whitenings
 from cwf_milvus.errors import MismatchError, SettingsError, WhiteningError
 from cwf_milvus.method import aggregation, cam, regions
 from cwf_milvus.photos.box import Box, BoxLike
-from cwf_milvus.photos.images import Image, load_image
+from cwf_milvus.photos.images import MAX_PIXELS, Image, load_image
 from cwf_milvus.photos.listing import photo_items
 
 
@@ -43,6 +43,7 @@ class Encoder:
             `Whitenings`, or None to go without.
         batch_size: photos in one forward pass; None for 8 on a CPU, 32 on a GPU. Not part of the
             fingerprint.
+        max_pixels: largest photo that is read, as in `load_image`. Not part of the fingerprint.
         settings: any field of `EncoderSettings`.
 
     Raises:
@@ -64,6 +65,7 @@ class Encoder:
         device: str | torch.device | None = None,
         whitening: str | Path | Whitenings | None = "default",
         batch_size: int | None = None,
+        max_pixels: int = MAX_PIXELS,
         **settings: Any,
     ) -> None:
         self.settings = default_settings(backbone, **settings)
@@ -88,6 +90,7 @@ class Encoder:
         if batch_size is not None and batch_size < 1:
             raise SettingsError(f"batch_size={batch_size!r}: give a whole number of at least 1")
         self.batch_size = batch_size or (32 if self.device.type == "cuda" else 8)
+        self.max_pixels = max_pixels
         self._unfitted = ""
         self.whitenings: Whitenings | None = None
         if whitening is not None:
@@ -211,13 +214,22 @@ class Encoder:
         """Encode several (image, box) queries; see `encode_query`."""
         return self._encode_any(self.prepare_query(image, box) for image, box in queries)
 
-    def read(self, image: object) -> Image:
-        """Decode a photo, a JPEG no larger than needed.
+    def read(
+        self, image: object, box: BoxLike | None = None, *, max_pixels: int | None = None
+    ) -> Image:
+        """Decode a photo, no larger than what is in the box needs.
+
+        Args:
+            image: anything that `encode` takes.
+            box: as in `encode_query`.
+            max_pixels: in place of the encoder's own.
 
         Raises:
             ImageError: a photo that cannot be decoded.
+            BoxError: a box that is malformed.
         """
-        return load_image(image, at_least=self.at_least)
+        limit = self.max_pixels if max_pixels is None else max_pixels
+        return load_image(image, at_least=self.at_least, box=Box.of(box), max_pixels=limit)
 
     def prepare(self, image: Image) -> Prepared:
         """Resize a photo for the network; thread-safe, for the threads that decode."""
@@ -233,7 +245,7 @@ class Encoder:
         wanted = Box.of(box)
         if wanted is None:
             return self.prepare(self.read(image))
-        return prepare_query(load_image(image), wanted, self.settings, self.backbone.stride)
+        return prepare_query(self.read(image, wanted), wanted, self.settings, self.backbone.stride)
 
     def encode_prepared(self, batch: Sequence[Prepared]) -> list[Encoding]:
         """Encode photos of one grid in one forward pass.

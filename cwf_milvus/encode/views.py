@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from cwf_milvus.encode.settings import EncoderSettings
+from cwf_milvus.errors import BoxWarning
 from cwf_milvus.photos.box import Box
 from cwf_milvus.photos.images import Image, crop, resize, target_size
 
@@ -65,11 +67,22 @@ def prepare(image: Image, settings: EncoderSettings, stride: int) -> Prepared:
 def prepare_query(image: Image, box: Box, settings: EncoderSettings, stride: int) -> Prepared:
     """Resize a query: the features' view is the whole photo, the classes' view the crop alone.
 
+    A box that is less than a cell of the features stands for that cell, with a BoxWarning.
+
     Raises:
-        BoxError: a box that is empty or outside the photo.
+        BoxError: a box that is empty, outside the photo, or given in shares of it.
     """
-    checked = box.checked(image.width, image.height)
+    checked = box.asked(image.width, image.height)
     prepared = prepare(image, settings, stride)
+    view_height, view_width = prepared.view.shape[1:]
+    cell = (stride * image.width / view_width, stride * image.height / view_height)
+    if checked.x2 - checked.x1 < cell[0] and checked.y2 - checked.y1 < cell[1]:
+        warnings.warn(
+            f"box {checked} is less than a cell of the features, {cell[0]:.0f} x "
+            f"{cell[1]:.0f} pixels of this photo: a cell is searched",
+            BoxWarning,
+            stacklevel=4,
+        )
     part = crop(image, checked)
     class_view = resize(part, *_class_view_size(part.width, part.height, settings, stride))
     return replace(prepared, class_view=class_view, box=_cells(checked, prepared, stride, settings))

@@ -27,8 +27,10 @@ from cwf_milvus.errors import ImageError, SettingsError
 from cwf_milvus.index.metadata import Metadata, MetadataSource
 from cwf_milvus.index.report import Journal, Report
 from cwf_milvus.photos.images import load_image
+from cwf_milvus.photos.limits import READING
 from cwf_milvus.photos.listing import named_photos
-from cwf_milvus.photos.sources import read_bytes, uri_of
+from cwf_milvus.photos.sources import read_bytes, size_of, uri_of
+from cwf_milvus.photos.survey import Met
 from cwf_milvus.store.client import MESSAGE_BYTES
 from cwf_milvus.store.layout import METADATA_BYTES, checked_uri
 from cwf_milvus.store.photo_rows import PhotoRows
@@ -56,10 +58,11 @@ def index_photos(
     progress: bool = True,
     report_file: str | Path | None = None,
     workers: int | None = None,
+    max_pixels: int | None = None,
 ) -> Report:
     """Add photos to a collection; see `InstanceCollection.add`, which takes the same."""
     started = time.monotonic()
-    items, folders, notes = _plan(photos, metadata, prune)
+    items, folders, notes, passed = _plan(photos, metadata, prune)
     if workers is not None and workers < 1:
         raise SettingsError(f"workers={workers}: give a whole number of at least 1")
     told = {uri: fields for uri, _ in items if (fields := notes.of(uri)) is not None}
@@ -81,10 +84,12 @@ def index_photos(
             tqdm(total=len(items), unit="photo", disable=not progress, dynamic_ncols=True)
         )
         try:
+            for met in passed:
+                journal.passed_over(met)
             with (
                 _Writer(collection, journal, bar) as writer,
                 closing(
-                    _readable(collection, items, notes, workers or _workers(), writer)
+                    _readable(collection, items, notes, workers or _workers(), writer, max_pixels)
                 ) as ready,
             ):
                 for batch in batches(ready, size, _grid):
@@ -117,11 +122,11 @@ def check_inputs(
 
 def _plan(
     photos: object, metadata: MetadataSource, prune: bool
-) -> tuple[list[tuple[str, object]], list[str], Metadata]:
-    items, folders = named_photos(photos)
+) -> tuple[list[tuple[str, object]], list[str], Metadata, list[Met]]:
+    items, folders, passed = named_photos(photos)
     if prune and not folders:
         raise SettingsError("prune removes rows under a named local folder, and none was named")
-    return items, folders, Metadata.read(metadata, folders)
+    return items, folders, Metadata.read(metadata, folders), passed
 
 
 def _workers() -> int:
@@ -138,6 +143,7 @@ def _readable(
     notes: Metadata,
     workers: int,
     writer: _Writer,
+    max_pixels: int | None,
 ) -> Generator[_Photo, None, None]:
     """Yield the photos to encode, in order, decoded ahead of time by `workers` threads."""
     ahead = 2 * workers + 2 * collection.encoder.batch_size
@@ -148,11 +154,8 @@ def _readable(
                 chunk = items[start : start + _LOOKUP]
                 known = collection.contents([uri for uri, _ in chunk])
                 for uri, source in chunk:
-                    waiting.append(
-                        pool.submit(
-                            _read, collection.encoder, uri, source, notes.of(uri), known.get(uri)
-                        )
-                    )
+                    asked = (uri, source, notes.of(uri), known.get(uri), max_pixels)
+                    waiting.append(pool.submit(_read, collection.encoder, *asked))
                     if len(waiting) > ahead:
                         yield from _sorted_out(waiting.popleft().result(), writer)
             while waiting:
@@ -162,19 +165,27 @@ def _readable(
 
 
 def _read(
-    encoder: Encoder, uri: str, source: object, metadata: dict[str, Any] | None, known: str | None
+    encoder: Encoder,
+    uri: str,
+    source: object,
+    metadata: dict[str, Any] | None,
+    known: str | None,
+    max_pixels: int | None,
 ) -> _Photo:
+    limit = encoder.max_pixels if max_pixels is None else max_pixels
     try:
         checked_uri(uri)
         if isinstance(source, ImageError):
             raise source
         if isinstance(source, str):
-            data = read_bytes(source)
-            if hashlib.sha256(data).hexdigest() == known:
-                return _Photo(uri, metadata, known=True)
-            image = load_image(data, uri=uri, at_least=encoder.at_least)
+            with READING.held(size_of(source)):
+                data = read_bytes(source)
+                if hashlib.sha256(data).hexdigest() == known:
+                    return _Photo(uri, metadata, known=True)
+                image = load_image(data, uri=uri, at_least=encoder.at_least, max_pixels=limit)
+                del data
         else:
-            image = load_image(source, uri=uri, at_least=encoder.at_least)
+            image = load_image(source, uri=uri, at_least=encoder.at_least, max_pixels=limit)
             if image.content == known:
                 return _Photo(uri, metadata, known=True)
         prepared = encoder.prepare(image)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TextIO
 
 from cwf_milvus.errors import SettingsError
+from cwf_milvus.photos.survey import Met
 
 
 @dataclass
@@ -21,6 +22,8 @@ class Report:
         skipped: photos that were there already, with the same bytes and metadata.
         failed: (uri, reason) of each photo that could not be read.
         pruned: rows removed because their file is gone.
+        passed: how many files were met that are no photos, by kind: an ending, "special" for
+            pipes, devices and links to nothing, "hidden".
         seconds: wall-clock time.
     """
 
@@ -29,6 +32,7 @@ class Report:
     skipped: int = 0
     pruned: int = 0
     failed: list[tuple[str, str]] = field(default_factory=list)
+    passed: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
 
     @property
@@ -39,9 +43,11 @@ class Report:
     def __str__(self) -> str:
         rate = (self.added + self.updated) / self.seconds if self.seconds else 0.0
         pruned = f", {self.pruned} pruned" if self.pruned else ""
+        passed = ", ".join(f"{n} {kind}" for kind, n in sorted(self.passed.items()))
         return (
             f"{self.added} added, {self.updated} updated, {self.skipped} skipped, "
             f"{len(self.failed)} failed{pruned} in {self.seconds:.1f} s ({rate:.1f} photos/s)"
+            + (f"; passed over: {passed}" if passed else "")
         )
 
 
@@ -72,6 +78,12 @@ class Journal:
         except OSError as error:
             if kind is None:
                 raise self._unwritable(error) from error
+
+    def passed_over(self, met: Met) -> None:
+        """Count a file that is no photo, and write a line of it."""
+        kind = met.reason if met.verdict == "other" else met.verdict
+        self.report.passed[kind] = self.report.passed.get(kind, 0) + 1
+        self.line(met.uri, "passed over", "no photo" if met.verdict == "other" else met.reason)
 
     def line(self, uri: str, status: str, reason: str = "") -> None:
         """Write what became of one photo.

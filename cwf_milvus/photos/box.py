@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias, overload
 
 import numpy as np
 import torch
 
-from cwf_milvus.errors import BoxError
+from cwf_milvus.errors import BoxError, BoxWarning, quoted
 
 BoxLike: TypeAlias = "str | Sequence[Any] | np.ndarray | torch.Tensor"
 
@@ -21,6 +22,9 @@ class Box(NamedTuple):
     y1: float
     x2: float
     y2: float
+
+    def __str__(self) -> str:
+        return ",".join(f"{number:g}" for number in self)
 
     @classmethod
     def parse(cls, text: str) -> Box:
@@ -46,7 +50,7 @@ class Box(NamedTuple):
         try:
             x1, y1, x2, y2 = (float(number) for number in value)
         except (TypeError, ValueError, OverflowError, RuntimeError) as error:
-            message = f"box {value!r} is not four numbers; give x1,y1,x2,y2 in pixels"
+            message = f"box {quoted(value)} is not four numbers; give x1,y1,x2,y2 in pixels"
             raise BoxError(message) from error
         return cls(x1, y1, x2, y2)
 
@@ -56,7 +60,7 @@ class Box(NamedTuple):
         Raises:
             BoxError: a number is not finite, the box has no area, or it lies outside the image.
         """
-        shown = ",".join(f"{number:g}" for number in self)
+        shown = str(self)
         if not all(map(math.isfinite, self)):
             raise BoxError(f"box {shown} is not finite; give x1,y1,x2,y2 in pixels of the photo")
         if self.x2 <= self.x1 or self.y2 <= self.y1:
@@ -71,6 +75,30 @@ class Box(NamedTuple):
             raise BoxError(
                 f"box {shown} lies outside the photo of {width} x {height} pixels; give pixels of "
                 "the upright original, counted from its top left corner"
+            )
+        return clipped
+
+    def asked(self, width: int, height: int) -> Box:
+        """Clip a box that was given from outside, saying so.
+
+        The one rule for every box of a query: x1, y1, x2, y2 in pixels of the upright original.
+        What reaches a pixel or more beyond the photo is clipped, with a BoxWarning.
+
+        Raises:
+            BoxError: as `checked`, or all numbers lie in -1..1: they are shares of the photo.
+        """
+        if max(map(abs, self)) <= 1 and max(width, height) > 1:
+            raise BoxError(
+                f"box {self} is less than a pixel: are these shares of the photo? give pixels, "
+                f"x times {width} and y times {height}"
+            )
+        clipped = self.checked(width, height)
+        if max(abs(a - b) for a, b in zip(self, clipped, strict=True)) >= 1:
+            warnings.warn(
+                f"box {self} reaches beyond the photo of {width} x {height} pixels: cut to "
+                f"{clipped}",
+                BoxWarning,
+                stacklevel=5,
             )
         return clipped
 

@@ -10,12 +10,13 @@ from pathlib import Path
 from cwf_milvus.errors import ImageError
 from cwf_milvus.photos.images import load_image
 from cwf_milvus.photos.sources import list_photos
+from cwf_milvus.photos.survey import Met, survey
 
 
-def named_photos(photos: object) -> tuple[list[tuple[str, object]], list[str]]:
-    """Return (uri, source) of every photo, once each, and the local folders among `photos`."""
+def named_photos(photos: object) -> tuple[list[tuple[str, object]], list[str], list[Met]]:
+    """Return (uri, source) of every photo, once each, the local folders, and what is no photo."""
     if isinstance(photos, Mapping):
-        return [(str(uri), image) for uri, image in photos.items()], []
+        return [(str(uri), image) for uri, image in photos.items()], [], []
     is_one = (
         isinstance(photos, str | os.PathLike | bytes | bytearray | memoryview)
         or not isinstance(photos, Iterable)
@@ -24,12 +25,17 @@ def named_photos(photos: object) -> tuple[list[tuple[str, object]], list[str]]:
     )
     listed = [photos] if is_one else list(photos)  # type: ignore[call-overload]
     named = [source for source in listed if isinstance(source, str | os.PathLike)]
-    items: dict[str, object] = {uri: uri for uri in (list_photos(named) if named else ())}
+    met = sorted(survey(named), key=lambda one: one.uri) if named else []
+    items: dict[str, object] = {
+        one.uri: ImageError(one.reason) if one.verdict == "unreadable" else one.uri
+        for one in met
+        if one.is_photo
+    }
     for number, source in enumerate(listed, start=1):
         if not isinstance(source, str | os.PathLike):
             items.setdefault(*_unnamed(source, number))
     folders = [os.path.abspath(source) for source in named if os.path.isdir(source)]  # noqa: PTH100, PTH112
-    return list(items.items()), folders
+    return list(items.items()), folders, [one for one in met if not one.is_photo]
 
 
 def _unnamed(source: object, number: int) -> tuple[str, object]:

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import unquote_to_bytes
 
 import fsspec
 
-from cwf_milvus.errors import ImageError
+from cwf_milvus.errors import ImageError, quoted
+from cwf_milvus.photos.formats import PHOTO_SUFFIXES as PHOTO_SUFFIXES
+from cwf_milvus.photos.limits import MAX_BYTES
+from cwf_milvus.photos.web import is_web, read_web
 
-MAX_BYTES = 512 * 2**20
-"""Largest encoded photo that is read, in bytes."""
-# fmt: off
-PHOTO_SUFFIXES = (
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".tif", ".tiff", ".bmp", ".gif",
-)
-# fmt: on
-"""Endings, in lower case, of the files that are taken from a folder."""
-
+_BASE64 = re.compile(r"(/9j/|iVBORw0KGgo|UklGR|R0lGOD|SUkq|TU0A|Qk|AAAA)[A-Za-z0-9+/=_\-\s]{200,}")
 _URL = re.compile(r"[a-z][a-z0-9+.\-]+(://|::.*://)", re.IGNORECASE | re.DOTALL)
 
 
@@ -34,10 +28,10 @@ def uri_of(path: str | os.PathLike[str]) -> str:
     is not valid UTF-8, a percent-encoded ``file://`` uri. Raises ImageError for names that no
     file can have.
     """
-    local = _local_path(path)
+    local = local_path(path)
     if local is None:
         return os.fspath(path)
-    absolute = _absolute(local)
+    absolute = os.path.abspath(local)  # noqa: PTH100 - resolve() would follow links
     try:
         absolute.encode()
     except UnicodeEncodeError:
@@ -46,13 +40,17 @@ def uri_of(path: str | os.PathLike[str]) -> str:
 
 
 def read_bytes(uri: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> bytes:
-    """Read a whole local file or ``fsspec`` url, once, without ever waiting on a pipe or device.
+    """Read a whole local file or url, once, without ever waiting on a pipe or device.
+
+    http(s) urls are read by `photos.web`, within a time, others by ``fsspec``.
 
     Raises:
         ImageError: it is missing, unreadable, empty, no file, or larger than ``max_bytes``.
     """
-    name, path = uri_of(uri), _local_path(uri)
+    name, path = uri_of(uri), local_path(uri)
     try:
+        if path is None and is_web(name):
+            return checked_size(read_web(name, max_bytes), name, max_bytes)
         if path is None:
             files, inner = fsspec.core.url_to_fs(name)
             opened = files.open(inner, "rb")
@@ -61,7 +59,7 @@ def read_bytes(uri: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> by
     except ImageError:
         raise
     except Exception as error:  # fsspec's backends raise what their libraries raise
-        raise _unreadable(name, error) from error
+        raise unreadable(name, error) from error
     with opened as file:
         return read_all(file, name, max_bytes)
 
@@ -71,23 +69,17 @@ def list_photos(
 ) -> list[str]:
     """List the uris of photos in files, folders, globs and ``fsspec`` urls: sorted, each once.
 
-    Named files are kept whatever their ending. Of folders and globs, the files with one of
-    PHOTO_SUFFIXES are taken, hidden names are not, and each real folder is walked once, however
-    many links lead to it. What cannot be read (a folder without access, a dangling link) is
-    listed, so that load_image reports it. An http url, or a url that ends like a photo, is taken
-    as one photo, unasked; of other urls' folders, names with ``::`` are left out.
+    Named files are kept whatever their ending. Of folders and globs, the photos that
+    `photos.survey` tells by ending or first bytes are taken, hidden names are not. What cannot be
+    read (a folder without access, a dangling link, a photo that no decoder is here for) is listed,
+    so that load_image reports it.
 
     Raises:
         ImageError: a named source does not exist, or a glob matches nothing.
     """
-    if isinstance(sources, str | os.PathLike):
-        sources = [sources]
-    uris: set[str] = set()
-    for source in sources:
-        path = _local_path(source)
-        found = _list_url(os.fspath(source), recursive) if path is None else _list(path, recursive)
-        uris.update(found)
-    return sorted(uris)
+    from cwf_milvus.photos.survey import survey
+
+    return sorted(met.uri for met in survey(sources, recursive=recursive) if met.is_photo)
 
 
 def read_all(file: Any, name: str, max_bytes: int) -> bytes:
@@ -102,17 +94,26 @@ def read_all(file: Any, name: str, max_bytes: int) -> bytes:
             parts.append(part)
             left -= len(part)
     except Exception as error:  # whatever the file's library raises
-        raise _unreadable(name, error) from error
+        raise unreadable(name, error) from error
     return checked_size(b"".join(parts), name, max_bytes)
 
 
 def checked_size(data: bytes, name: str, max_bytes: int) -> bytes:
     """Return the bytes of a photo; raises ImageError if there are none or more than allowed."""
     if not data:
-        raise ImageError(f"{name!r} is empty (0 bytes); copy it again or remove it")
+        raise ImageError(f"{quoted(name)} is empty (0 bytes); copy it again or remove it")
     if len(data) > max_bytes:
         raise _too_large(name, max_bytes)
     return data
+
+
+def size_of(uri: str) -> int:
+    """Return how many bytes a photo has as far as that can be told at once; of a url, a guess."""
+    try:
+        path = local_path(uri)
+        return Path(path).stat().st_size if path is not None else MAX_BYTES // 16
+    except (ImageError, OSError):  # for read_bytes to report
+        return 0
 
 
 def refuse_surrogates(uri: str) -> None:
@@ -120,18 +121,27 @@ def refuse_surrogates(uri: str) -> None:
     try:
         uri.encode()
     except UnicodeEncodeError as error:
-        raise ImageError(f"{uri!r} is not valid UTF-8; percent-encode it") from error
+        raise ImageError(f"{quoted(uri)} is not valid UTF-8; percent-encode it") from error
 
 
-def _local_path(source: str | os.PathLike[str]) -> str | None:
-    """Return the path of a local file, None for a url. Only str can be a url, Path cannot."""
+def local_path(source: str | os.PathLike[str]) -> str | None:
+    """Return the path of a local file, None for a url. Only str can be a url, Path cannot.
+
+    Raises:
+        ImageError: a name that no file can have, or a photo as text.
+    """
     text = os.fspath(source)
     if isinstance(text, bytes):
         text = os.fsdecode(text)
+    if re.match(r"data:[^,]{0,200}[;,/]", text, re.IGNORECASE) or _BASE64.fullmatch(text):
+        raise ImageError(
+            f"{quoted(text)} is a photo as text, not a name; give the bytes that base64.b64decode "
+            "makes of it (of a data: url, of what follows the comma)"
+        )
     try:
         os.fsencode(text)
     except UnicodeEncodeError as error:
-        raise ImageError(f"{text!r} is not a name that a file can have; rename it") from error
+        raise ImageError(f"{quoted(text)} is not a name that a file can have; rename it") from error
     if not isinstance(source, str) or not _URL.match(text):
         return text
     if not text.lower().startswith("file://"):
@@ -139,7 +149,9 @@ def _local_path(source: str | os.PathLike[str]) -> str | None:
         return None
     rest = text[len("file://") :].removeprefix("localhost")
     if not rest.startswith("/"):
-        raise ImageError(f"{text!r} is not the uri of a local file; write file:///folder/name")
+        raise ImageError(
+            f"{quoted(text)} is not the uri of a local file; write file:///folder/name"
+        )
     return os.fsdecode(unquote_to_bytes(rest))
 
 
@@ -159,109 +171,13 @@ def _open_file(path: Path, name: str, max_bytes: int) -> IO[bytes]:
 
 
 def _too_large(name: str, max_bytes: int) -> ImageError:
-    return ImageError(f"{name!r} is larger than {max_bytes:,} bytes; save it smaller")
+    return ImageError(f"{quoted(name)} is larger than {max_bytes:,} bytes; save it smaller")
 
 
-def _unreadable(name: str, error: Exception) -> ImageError:
+def unreadable(name: str, error: Exception) -> ImageError:
+    """Return the error for a source that its system, or its driver, did not give."""
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return ImageError(f"cannot read {name!r}: {reason}; check the name and the access rights")
-
-
-def _is_photo(name: str) -> bool:
-    return name.lower().endswith(PHOTO_SUFFIXES)
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".")
-
-
-def _is_folder(path: str) -> bool:
-    return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir() raises where access is refused
-
-
-def _absolute(path: str | Path) -> str:
-    return os.path.abspath(path)  # noqa: PTH100 - resolve() would follow links
-
-
-def _list(path: str, recursive: bool) -> Iterator[str]:
-    if _is_folder(path):
-        yield from _walk(_absolute(path), recursive)
-        return
-    if os.path.lexists(path):
-        yield uri_of(Path(path))
-        return
-    found = []
-    if glob.has_magic(path):
-        parts = Path(path).parts
-        first = next(i for i, part in enumerate(parts) if glob.has_magic(part))
-        base = Path(_absolute(Path(*parts[:first])))
-        # pathlib's ** does not follow links; that of glob does, round in circles.
-        matches = base.glob(str(Path(*parts[first:])))
-        found = [m for m in matches if not any(map(_is_hidden, m.relative_to(base).parts))]
-    if not found:
-        raise ImageError(f"{path!r} does not exist; name a photo, a folder, a glob or a url")
-    for match in found:
-        if _is_folder(str(match)):
-            yield from _walk(str(match), recursive)
-        elif _is_photo(match.name):
-            yield uri_of(match)
-
-
-def _walk(top: str, recursive: bool) -> Iterator[str]:
-    """Yield the photos of a folder. Links come last, so that a photo's own path wins."""
-    seen: set[tuple[int, int]] = set()
-    todo, links = [top], list[str]()
-    while todo or links:
-        folder = todo.pop() if todo else links.pop(0)
-        try:
-            status = Path(folder).stat()
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-        except OSError:
-            yield uri_of(Path(folder))
-            continue
-        if (status.st_dev, status.st_ino) in seen:
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        for entry in entries:
-            if _is_hidden(entry.name):
-                continue
-            if _is_folder(entry.path):
-                if recursive:
-                    (links if entry.is_symlink() else todo).append(entry.path)
-            elif _is_photo(entry.name):
-                yield uri_of(Path(entry.path))
-
-
-def _list_url(url: str, recursive: bool) -> list[str]:
-    scheme, sep, rest = url.partition("://")
-    segment, *chained = rest.split("::", 1)
-    is_glob = glob.has_magic(segment)
-    if scheme.lower() in ("http", "https") or (_is_photo(segment) and not is_glob):
-        return [url]
-    try:
-        files, root = fsspec.core.url_to_fs(url)
-        is_folder = files.isdir(root)
-        if is_folder:
-            found = files.find(root, maxdepth=None if recursive else 1)
-        elif files.exists(root):
-            return [url]
-        else:
-            found = files.glob(root) if is_glob else []
-    except Exception as error:  # fsspec's backends raise what their libraries raise
-        raise _unreadable(url, error) from error
-    if not found and not is_folder:
-        raise ImageError(f"{url!r} does not exist; name a photo, a folder or a glob")
-    known = set(root.split("/"))
-    photos = [
-        name
-        for name in found
-        if _is_photo(name)
-        and "::" not in name  # would be read as another chain of filesystems
-        and not any(_is_hidden(part) for part in name.split("/") if part not in known)
-    ]
-    # A filesystem's own names lack host, protocol and chain: keep those of the url given.
-    bare, tail = segment.rstrip("/"), root.strip("/")
-    if not bare.endswith(tail):
-        return [files.unstrip_protocol(name) for name in photos]
-    base = bare.removesuffix(tail) if tail or not bare else bare + "/"
-    return ["::".join([scheme + sep + base + name.lstrip("/"), *chained]) for name in photos]
+    remedy = "check the name and the access rights"
+    if isinstance(error, ImportError):  # fsspec's words for a driver that is not installed
+        remedy = "pip install what it names"
+    return ImageError(f"cannot read {quoted(name)}: {reason[:300]}; {remedy}")

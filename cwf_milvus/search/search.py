@@ -16,7 +16,6 @@ from cwf_milvus.encode.encoding import Vectors
 from cwf_milvus.errors import BoxError, CollectionError, SettingsError
 from cwf_milvus.method.expansion import steer
 from cwf_milvus.photos.box import Box, BoxLike
-from cwf_milvus.photos.images import load_image
 from cwf_milvus.search.choose import Expand, Rerank, chosen_stages, run_stages
 from cwf_milvus.search.gallery import Gallery
 from cwf_milvus.search.garbage import no_garbage_collection
@@ -46,6 +45,7 @@ def search(
     like: Sequence[str] | str = (),
     unlike: Sequence[str] | str = (),
     augmented: bool = False,
+    max_pixels: int | None = None,
 ) -> Hits | list[Hits]:
     """Find photos of the thing in a query photo; see `InstanceCollection.search`."""
     chosen = chosen_stages(rerank, expand, stages)
@@ -68,6 +68,7 @@ def search(
         gallery.encoder,
         images if isinstance(images, list | tuple) else [images],
         box if several else [box],  # type: ignore[arg-type]  # a list of boxes, or one
+        max_pixels,
     )
     answers = search_queries(gallery, queries, **options)
     return answers if several else answers[0]
@@ -175,9 +176,12 @@ def steered_query(
 
 
 def ask(
-    encoder: Encoder, images: Sequence[object], boxes: Sequence[BoxLike | None] | None = None
+    encoder: Encoder,
+    images: Sequence[object],
+    boxes: Sequence[BoxLike | None] | None = None,
+    max_pixels: int | None = None,
 ) -> list[Query]:
-    """Encode query photos; box and photo as in `search`.
+    """Encode query photos; box, photo and limit as in `search`.
 
     Raises:
         SettingsError: another number of boxes than of photos.
@@ -189,7 +193,10 @@ def ask(
             "the whole photo, for each query"
         )
     checked = [_checked_box(one) for one in given]
-    photos = [load_image(image) for image in images]
+    photos = [
+        encoder.read(image, one, max_pixels=max_pixels)
+        for image, one in zip(images, checked, strict=True)
+    ]
     encodings = encoder.encode_queries(list(zip(photos, checked, strict=True)))
     return [
         Query(encoding, photo.uri, photo, one and one.checked(photo.width, photo.height))

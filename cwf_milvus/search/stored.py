@@ -12,7 +12,14 @@ from cwf_milvus.checks import checked_share
 from cwf_milvus.encode.encoding import Kind
 from cwf_milvus.method.late_interaction import Interaction, late_interaction
 from cwf_milvus.photos.box import Box
-from cwf_milvus.search.stage import Context, Stage, query_vectors, reranked, stored_of, vectors_of
+from cwf_milvus.search.stage import (
+    Context,
+    Stage,
+    query_vectors,
+    reranked,
+    stored_of,
+    vectors_of,
+)
 
 _MATCHES = 3  # shown of a hit
 _NONE_STORED = {

@@ -5,7 +5,11 @@ from functools import partial
 from pathlib import Path
 
 from cwf_milvus.errors import SettingsError
-from cwf_milvus.evaluation.datasets.buildings import load_oxford5k, load_paris6k, load_revisited
+from cwf_milvus.evaluation.datasets.buildings import (
+    load_oxford5k,
+    load_paris6k,
+    load_revisited,
+)
 from cwf_milvus.evaluation.datasets.ground_truth import load_ground_truth
 from cwf_milvus.evaluation.datasets.groups import load_holidays, load_ukbench
 from cwf_milvus.evaluation.datasets.truth import Dataset, QueryTruth
