@@ -146,21 +146,22 @@ def test_the_answer_is_the_same_each_time_and_in_threads():
 # --- mirrored -------------------------------------------------------------------------------------
 
 
-def test_a_mirrored_thing_is_found_only_where_it_is_asked_for():
-    pixels = PHOTOS["astronaut"]
+def test_a_mirrored_thing_is_found_whole_where_it_is_asked_for():
+    pixels = PHOTOS["cat"]
     hit = extracted(np.ascontiguousarray(pixels[:, ::-1]))
-    query = keypoints_of("astronaut")
+    query = keypoints_of("cat")
     box = (100.0, 50.0, 300.0, 250.0)
-    assert verify(query, hit, box) is None
+    alone = verify(query, hit, box)  # what is symmetric in it
     found = verify(query, hit, box, mirrored=extracted(pixels[:, ::-1]))
-    np.testing.assert_allclose(found.affine, [[-1, 0, 512], [0, 1, 0]], atol=0.5)
-    assert iou(found.box, (212, 50, 412, 250)) > 0.98
+    assert found.inliers > 5 * (alone.inliers if alone else 1)
+    np.testing.assert_allclose(found.affine, [[-1, 0, 451], [0, 1, 0]], atol=0.5)
+    assert iou(found.box, (151, 50, 351, 250)) > 0.98
     assert (found.query_points[:, 0] < 300).all()
 
 
 def test_a_thing_that_is_not_mirrored_keeps_its_map_when_both_are_tried():
-    query = keypoints_of("astronaut")
-    found = verify(query, query, THING, mirrored=extracted(PHOTOS["astronaut"][:, ::-1]))
+    query = keypoints_of("cat")
+    found = verify(query, query, THING, mirrored=extracted(PHOTOS["cat"][:, ::-1]))
     np.testing.assert_allclose(found.affine, [[1, 0, 0], [0, 1, 0]], atol=1e-2)
 
 
@@ -201,14 +202,7 @@ def test_bad_keypoints_are_not_verified_and_raise_nothing(kind):
     good, bad = keypoints_of("palace"), bad_keypoints()[kind]
     assert verify_hits(good, [bad, good[:0]]) == [None, None]
     assert verify_hits(bad, [good, bad[:0]]) == [None, None]
-    verify(bad, bad)  # two lines, or two places, may well agree
-
-
-def test_points_on_one_line_answer_with_a_finite_map():
-    line = bad_keypoints()["line against photo"]
-    found = verify(line, line)
-    assert np.isfinite(found.affine).all()
-    assert np.isfinite(found.polygon).all()
+    assert verify(bad, bad) is None
 
 
 @pytest.mark.parametrize(

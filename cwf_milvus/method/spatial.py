@@ -211,6 +211,8 @@ def _affine(near: Keypoints, far: Keypoints) -> _Map | None:
     if not support[winner]:
         return None
     inside = agree[winner]
+    if _on_a_line(p[inside]) or _on_a_line(q[inside]):
+        return None
     return _Map(maps[winner], near.positions[inside], far.positions[inside], far.width, far.height)
 
 
@@ -234,6 +236,11 @@ def _least_squares(
     matrix = np.swapaxes(np.linalg.solve(normal, wanted), 1, 2)
     shift = _plane(q_mean)[:, :, None] - matrix @ _plane(p_mean)[:, :, None]
     return np.concatenate([matrix, shift], axis=2)
+
+
+def _on_a_line(points: np.ndarray) -> bool:
+    """Whether complex points leave one direction open, less than a pixel off a line."""
+    return bool(np.linalg.eigvalsh(np.cov(_plane(points).T))[0] < 1)
 
 
 def _plane(numbers: np.ndarray) -> np.ndarray:
