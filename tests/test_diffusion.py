@@ -70,7 +70,7 @@ def test_the_diagonal_is_not_looked_at():
 def test_rows_are_those_of_the_inverse(alpha):
     w = walk(similarities(60, 0.2))
     found = diffusion_rows(w, np.arange(60), alpha, kept=60).toarray()
-    np.testing.assert_allclose(found, inverse(w, alpha), atol=2e-3 / (1 - alpha))
+    np.testing.assert_allclose(found, inverse(w, alpha), atol=5e-3 / (1 - alpha))
 
 
 def test_rows_may_be_computed_one_by_one_and_in_any_order():

@@ -19,7 +19,7 @@ KEPT = 50
 SEEDS = 5
 VERIFIED_SEEDS = 10
 
-_TOLERANCE = 1e-4  # of what is passed on; a photo's own entry is 1 or more
+_TOLERANCE = 1e-3  # of what is passed on; a photo's own entry is 1 or more
 _BLOCK = 512  # rows computed together
 _SCORE_SHARE = 0.1
 
