@@ -37,7 +37,7 @@ while line := sys.stdin.readline():
             resource.setrlimit(resource.RLIMIT_FSIZE, (asked["file_bytes"],) * 2)
         status = 70
         try:
-            status = cwf_milvus.cli(asked["arguments"])
+            status = cwf_milvus.cli.main(asked["arguments"])
         except SystemExit as end:
             status = end.code
         except BaseException:
