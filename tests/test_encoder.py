@@ -30,8 +30,8 @@ from small_encoders import (
 from cwf_milvus.backbones.weights import find_weights, load_state_dict
 from cwf_milvus.encoder import WHITENING_FILE, Encoder
 from cwf_milvus.errors import (
-    BoxWarning,
     BoxError,
+    BoxWarning,
     ImageError,
     SettingsError,
     WeightsError,
