@@ -62,13 +62,14 @@ def test_a_raw_file_is_read_by_its_preview(tmp_path):
 
 @pytest.mark.parametrize("turn", [3, 6, 8])
 def test_heic_avif_and_raw_come_upright(turn):
-    exif = PIL.Image.Exif()
-    exif[0x0112] = turn
+    made = PIL.Image.Exif()
+    made[0x0112] = turn
+    exif = made.tobytes()
     quarter = {3: 2, 6: -1, 8: 1}[turn]
     expected = np.rot90(CHELSEA, quarter)
     for source, name in (
         (encoded(kind="AVIF", quality=90, exif=exif), "a.avif"),
-        (heic(exif=exif.tobytes()), "a.heic"),
+        (heic(exif=exif), "a.heic"),
         (raw(turn), "a.dng"),
     ):
         image = load_image(source, uri=name)
