@@ -126,6 +126,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
     def redirect_request(self, request, answer, code, message, headers, url):  # type: ignore[no-untyped-def]
         if not url.lower().startswith(("http://", "https://")):
+            answer.close()
             raise urllib.error.URLError(f"it leads to {quoted(url)}")
         return super().redirect_request(request, answer, code, message, headers, url)
 
