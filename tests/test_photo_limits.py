@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from photo_files import CHELSEA, encoded, refusal
 
 from cwf_milvus.images import Box, load_image
 from cwf_milvus.photos import limits
+from cwf_milvus.photos.lean import lean_boxes
 from cwf_milvus.photos.limits import MAX_PIXELS, Budget
 
 CAT = PIL.Image.fromarray(CHELSEA)
@@ -134,6 +136,21 @@ def test_profiles_prompts_and_comments_of_any_length_do_not_refuse_a_good_photo(
     assert np.array_equal(load_image(jpeg).pixels, load_image(JPEG).pixels)
     gif = GIF[:205] + b"!\xfe" + (b"\xff" + b"c" * 255) * 40_000 + b"\0" + GIF[205:]
     assert np.array_equal(load_image(gif).pixels, load_image(GIF).pixels)
+
+
+def test_an_exif_block_that_points_everywhere_is_emptied_in_an_avif():
+    entries = b"".join(struct.pack("<HHII", 1000 + i, 1, 40_000, 40_000) for i in range(200))
+    exif = b"II*\0\x08\0\0\0" + struct.pack("<H", 200) + entries + bytes(80_000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        source = encoded(kind="AVIF", exif=exif)
+    tamed = lean_boxes(source).data
+    assert len(tamed) == len(source)
+    at = source.find(exif)
+    assert tamed[at : at + 12] == b"II*\0\x08\0\0\0\0\0" + exif[10:12]
+    assert load_image(source).width == 451
+    honest = encoded(kind="AVIF", exif=exif[:10] + entries[:24] + bytes(80_000))
+    assert lean_boxes(honest).data == honest
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
