@@ -19,6 +19,7 @@ import PIL.Image
 import pytest
 from photo_files import CHELSEA, encoded, refusal
 
+from cwf_milvus.errors import ImageError
 from cwf_milvus.images import Box, load_image
 from cwf_milvus.photos import limits
 from cwf_milvus.photos.lean import lean_boxes
@@ -289,3 +290,53 @@ print(peak() - before)
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=root
     )
     assert int(run.stdout) < 400  # all at once took 1,000
+
+
+# --- where the limit can be raised ---------------------------------------------------------------
+
+
+def test_the_limit_is_an_argument_of_the_encoder_of_add_and_of_search(tmp_path):
+    from small_encoders import tiny
+
+    from cwf_milvus.collection import InstanceCollection
+
+    photo = tmp_path / "in" / "a.png"
+    photo.parent.mkdir()
+    photo.write_bytes(plain(400, 300, "PNG"))
+    encoder = tiny(whitening=None, max_pixels=100_000)
+    with pytest.raises(ImageError, match="limit of 100,000; save it smaller, or give max_pixels="):
+        encoder.encode([photo])
+    with InstanceCollection.create(tmp_path / "p.db", "photos", encoder) as photos:
+        assert len(photos.add(photo, progress=False).failed) == 1
+        assert photos.add(photo, progress=False, max_pixels=120_000).added == 1
+        with pytest.raises(ImageError, match="max_pixels=120000"):
+            photos.search(photo)
+        assert len(photos.search(photo, max_pixels=120_000)) == 1
+    assert tiny(whitening=None).fingerprint == encoder.fingerprint
+
+
+@pytest.mark.parametrize("command", ["index", "search", "classes", "explain"])
+def test_the_limit_is_an_option_of_the_command_line(command, tmp_path, capsys):
+    from command_line import TINY
+
+    from cwf_milvus.cli import main
+
+    photo = tmp_path / "a.png"
+    photo.write_bytes(plain(400, 300, "PNG"))
+    uri = ("--uri", str(tmp_path / "p.db"))
+    assert main(["index", str(photo), *uri, *TINY]) == 0
+    options = {
+        "index": (str(tmp_path / "in"), *uri),
+        "search": (str(photo), *uri),
+        "classes": (str(photo), "--backbone", "timm:test_resnet", "--weights", "random"),
+        "explain": (
+            *(str(photo), "--backbone", "timm:test_resnet", "--weights", "random"),
+            *("-o", str(tmp_path / "explain.png")),
+        ),
+    }[command]
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "b.png").write_bytes(plain(400, 301, "PNG"))
+    capsys.readouterr()
+    assert main([command, *options, "--max-pixels", "100000"]) in (1, 2)
+    assert "--max-pixels 120" in capsys.readouterr().err
+    assert main([command, *options, "--max-pixels", "120400"]) == 0
