@@ -105,7 +105,7 @@ def _run_length_coded() -> bytes:
 
 
 def mutants(wholes: list[bytes], count: int, seed: int) -> Iterator[bytes]:
-    """Yield damaged photos: bytes, numbers, pieces cut out, doubled, put into others."""
+    """Yield damaged photos: bytes, numbers, pieces cut, doubled, and put from one to another."""
     rng = np.random.default_rng(seed)
     for number in range(count):
         whole = bytearray(wholes[number % len(wholes)])

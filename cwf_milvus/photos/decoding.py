@@ -30,7 +30,6 @@ from cwf_milvus.photos.pixels import rgb_pixels
 
 _SCANS = 12  # of a JPEG, whatever its size: ten are usual
 _WORK = _SCANS * MAX_PIXELS  # pixels x scans
-_HELD = 6  # bytes a pixel that a JPEG of several scans takes, whatever it is reduced to
 _RESULT = 6  # bytes a pixel of what is returned, while it is turned
 _REDUCE_AFTER = 2**24  # pixels; smaller photos are resized once, by the encoder
 _WRITTEN_IN_PYTHON = {"bmp_rle": 2**20}  # decoders, and the pixels that they may have
@@ -160,7 +159,9 @@ def _settle(
         reduced = min(scale, 2 ** jpeg2000_levels(lean.data))
         image.reduce = reduced.bit_length() - 1
     given = pixels / reduced**2
-    memory = one.bytes_a_pixel * given + (_HELD * pixels if lean.scans > 1 else 0)
+    memory = one.bytes_a_pixel * given
+    if isinstance(image, JpegImageFile) and lean.scans > 1:
+        memory += pixels * _coefficients(image)
     check_size(image.size, name, max_pixels, reduced=reduced, memory=memory, kind=one.name)
     if one.pixels_a_byte and pixels > one.pixels_a_byte * len(lean.data):
         raise ValueError(f"its {len(lean.data):,} bytes cannot hold {width} x {height} pixels")
@@ -172,6 +173,13 @@ def _settle(
     if isinstance(image, JpegImageFile):
         image.draft(None, (max(1, width // scale), max(1, height // scale)))
     return memory + _RESULT * given
+
+
+def _coefficients(image: JpegImageFile) -> float:
+    """Return the bytes a pixel that a JPEG of several scans takes, whatever it is reduced to."""
+    sampled = [(layer[1], layer[2]) for layer in image.layer]
+    cell = max(h for h, _ in sampled) * max(v for _, v in sampled)
+    return 2 * sum(h * v for h, v in sampled) / max(1, cell)
 
 
 def _pixels(

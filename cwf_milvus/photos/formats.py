@@ -64,12 +64,12 @@ WEBP = Format("WebP", (".webp",), 16, 0, WebPImageFile)
 TIFF = Format("TIFF", (".tif", ".tiff"), 8, 0, TiffImageFile)
 BMP = Format("BMP", (".bmp", ".dib"), 4, 0, BmpImageFile)
 GIF = Format("GIF", (".gif",), 5, 4096, GifImageFile)
-AVIF = Format("AVIF", (".avif", ".avifs"), 14, 0, AvifImageFile)
+AVIF = Format("AVIF", (".avif", ".avifs"), 12, 0, AvifImageFile)
 JPEG2000 = Format("JPEG 2000", (".jp2", ".j2k", ".j2c", ".jpf", ".jpx"), 28, 0, Jpeg2KImageFile)
 HEIC = Format(
     "HEIC",
     (".heic", ".heif", ".heics", ".heifs", ".hif"),
-    14,
+    10,
     library="pillow_heif",
     remedy=_EXTRA.format("heic"),
 )

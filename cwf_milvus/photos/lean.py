@@ -10,11 +10,16 @@ from __future__ import annotations
 import re
 import struct
 from dataclasses import dataclass
+from itertools import islice
+from typing import Literal
 
 _SEGMENTS = 20_000  # a profile of 255 parts, maps of depth in hundreds: no good photo has more
 _TABLES = 2**20  # bytes of a JPEG's tables: some hundreds are usual
 _BLOCKS = 2_000_000  # of 255 bytes each, in a GIF
 _ORIENTATION = 0x0112  # of EXIF
+_TIFF = re.compile(rb"II\*\0|MM\0\*")  # what an EXIF block starts with
+_EXIF_BYTES = 2**22  # values of a block's entries: makers' notes and all
+_ENDS: dict[str, Literal["little", "big"]] = {"<": "little", ">": "big"}
 _XMP_TURN = re.compile(rb"tiff:Orientation\s*(?:=\s*[\"']|>)\s*([1-8])")
 _FILL = re.compile(rb"\xff*")
 _LONG_FILL = b"\xff" * 256  # no coder writes so many; what erased memory is full of
@@ -166,16 +171,32 @@ def lean_gif(data: bytes) -> Lean:
 
 
 def lean_boxes(data: bytes) -> Lean:
-    """Return an AVIF or HEIC as it is. Raises ValueError if it has too many parts."""
+    """Return an AVIF or HEIC with its EXIF tamed. Raises ValueError if it has too many parts."""
     at = 0
     for _ in range(_SEGMENTS):
         size = int.from_bytes(data[at : at + 4], "big")
         if size == 1:
             size = int.from_bytes(data[at + 8 : at + 16], "big")
         if size < 8 or at + size >= len(data):
-            return Lean(data)
+            return Lean(_tamed(data))
         at += size
     raise ValueError("it has more parts than a photo")
+
+
+def _tamed(data: bytes) -> bytes:
+    """Empty the EXIF blocks whose entries claim more than they can hold.
+
+    Pillow copies what each of up to 65,535 entries points to, before version 13 without a bound.
+    """
+    for found in list(islice(_TIFF.finditer(data), 16)):
+        order = "<" if found[0][:1] == b"I" else ">"
+        at = found.start() + int.from_bytes(data[found.end() : found.end() + 4], _ENDS[order])
+        count = int.from_bytes(data[at : at + 2], _ENDS[order])
+        body = data[at + 2 : at + 2 + 12 * count]
+        entries = struct.iter_unpack(order + "HHII", body[: len(body) // 12 * 12])
+        if sum(values for _, _, values, _ in entries) > _EXIF_BYTES:
+            data = data[:at] + b"\0\0" + data[at + 2 :]
+    return data
 
 
 def jpeg2000_levels(data: bytes) -> int:

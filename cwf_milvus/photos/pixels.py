@@ -11,7 +11,7 @@ import torch
 
 from cwf_milvus.errors import ImageError, quoted
 
-_BAND = 2**22  # pixels that are converted at once
+_BAND = 2**20  # pixels that are converted at once
 
 
 def rgb_pixels(image: PIL.Image.Image, name: str, reduced: int = 1) -> np.ndarray:

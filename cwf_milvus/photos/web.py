@@ -49,7 +49,11 @@ def read_web(url: str, max_bytes: int) -> bytes:
                 while left > 0 and (part := answer.read(min(left, 2**20))):
                     parts.append(part)
                     left -= len(part)
+                if left > 0 and answer.length:
+                    raise OSError(f"the answer ends {answer.length:,} bytes too early")
         except Exception as error:  # of http.client, ssl, urllib and the system
+            if isinstance(error, urllib.error.HTTPError):
+                error.close()
             raise ImageError(_message(url, error, deadline.passed)) from error
     if deadline.passed:  # some answers end without an error when they are cut off
         raise ImageError(_message(url, TimeoutError(), True))
@@ -122,6 +126,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
     def redirect_request(self, request, answer, code, message, headers, url):  # type: ignore[no-untyped-def]
         if not url.lower().startswith(("http://", "https://")):
+            answer.close()
             raise urllib.error.URLError(f"it leads to {quoted(url)}")
         return super().redirect_request(request, answer, code, message, headers, url)
 
