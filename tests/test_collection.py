@@ -20,7 +20,8 @@ from cwf_milvus.errors import (
     SettingsError,
     StoreError,
 )
-from cwf_milvus.store.client import Store, sidecar
+from cwf_milvus.store import sidecar
+from cwf_milvus.store.client import Store
 from cwf_milvus.store.sidecar import Sidecar
 
 HOSTILE = [

@@ -12,7 +12,8 @@ from test_collection import TinyEncoder, encoding
 
 from cwf_milvus.collection import InstanceCollection
 from cwf_milvus.errors import CollectionError, StoreError
-from cwf_milvus.store.client import Store, one_of, quoted
+from cwf_milvus.store.client import Store
+from cwf_milvus.store.filters import one_of, quoted
 
 HERE = Path(__file__).parent
 TOKEN = "root:s3cret-Token"

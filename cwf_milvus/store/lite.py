@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import grpc  # type: ignore[import-untyped]
-from pymilvus import MilvusClient, MilvusException
+from pymilvus import MilvusClient
 
 from cwf_milvus.errors import CollectionError, StoreError
+from cwf_milvus.store.words import MILVUS_ERRORS, words_of
 
 CONNECT_SECONDS = 10.0
-MILVUS_ERRORS = (MilvusException, grpc.RpcError, grpc.FutureTimeoutError)
 NO_PLACE = (
     "{!r} is no place for a collection: give a path that ends in .db (Milvus Lite), or "
     "http://host:port or https://host:port of a Milvus server"
@@ -198,15 +196,3 @@ def _holder(lock: Path) -> str:
     except OSError:
         pass
     return ""
-
-
-def words_of(error: BaseException | None) -> str:
-    """Return what Milvus said, as one line without gRPC's inner life."""
-    if isinstance(error, MilvusException):
-        words = error.message
-    elif isinstance(error, grpc.RpcError) and hasattr(error, "details"):
-        words = f"{error.code().name}: {error.details()}"
-    else:
-        words = str(error) or type(error).__name__
-    words = re.sub(r",? ?(channel_state|debug)=.*", "", str(words), flags=re.DOTALL)
-    return " ".join(words.split())[:500]
