@@ -20,6 +20,7 @@ from cwf_milvus.errors import (
     SettingsError,
     StoreError,
 )
+from cwf_milvus.method.int4 import Int4Vectors
 from cwf_milvus.store import sidecar
 from cwf_milvus.store.client import Store
 from cwf_milvus.store.sidecar import Sidecar
