@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from cwf_milvus.errors import CollectionError
+from cwf_milvus.search.registry import CANDIDATES
 from cwf_milvus.store.augmentation import Augmentation, Augmented, augment
 from cwf_milvus.store.client import Store
 from cwf_milvus.store.layout import Layout
@@ -26,8 +27,6 @@ if TYPE_CHECKING:  # torch takes seconds, and much is done without it
     from cwf_milvus.photos.box import BoxLike
     from cwf_milvus.search.choose import Expand, Rerank
     from cwf_milvus.search.stage import Stage
-
-CANDIDATES = 200  # docs/reranking.md
 
 
 class InstanceCollection(PhotoRows):

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cwf_milvus.encode.batching import batches
+from cwf_milvus.encode.batching import batches, in_batches
 from cwf_milvus.encode.describe import describe, encodings, whiten
 from cwf_milvus.encode.encoding import Encoding
 from cwf_milvus.encode.fitting import fit_whitenings, readable
@@ -181,13 +181,7 @@ class Encoder(Network):
         return describe(class_vectors, region_vectors, self.settings)
 
     def _encode_any(self, prepared: Iterable[Prepared]) -> list[Encoding]:
-        encodings: dict[int, Encoding] = {}
-        for indices in batches(enumerate(prepared), self.batch_size, lambda item: item[1].grid):
-            for (index, _), encoding in zip(
-                indices, self.encode_prepared([item for _, item in indices]), strict=True
-            ):
-                encodings[index] = encoding
-        return [encodings[index] for index in sorted(encodings)]
+        return in_batches(prepared, self.batch_size, lambda photo: photo.grid, self.encode_prepared)
 
     # Fitting
 
