@@ -1,4 +1,4 @@
-"""A classifier as Eq. 1 of the paper sees it: features, class maps and the weights between."""
+"""A classifier seen as the paper's first equation sees it."""
 
 from cwf_milvus.backbones.base import Backbone, FeatureMaps
 from cwf_milvus.backbones.registry import BackboneInfo, create_backbone, list_backbones
