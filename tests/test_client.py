@@ -22,7 +22,7 @@ TOKEN = "root:s3cret-Token"
 def program(code: str) -> list[str]:
     """Return the command that runs code which may use this file's names."""
     start = f"import sys; sys.path[:0] = {[str(HERE), str(HERE.parent)]!r}\n"
-    return [sys.executable, "-c", f"{start}from test_store import *\n{code}"]
+    return [sys.executable, "-c", f"{start}from test_client import *\n{code}"]
 
 
 # Milvus Lite
