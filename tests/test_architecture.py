@@ -6,11 +6,17 @@ import ast
 import re
 import tomllib
 from collections.abc import Iterator
+from dataclasses import fields
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 from importlinter.cli import lint_imports
+
+from cwf_milvus.encode.encoding import ARRAYS, KINDS, Encoding, Vectors
+from cwf_milvus.search.registry import STAGES
+from cwf_milvus.store.kinds import STORED
+from cwf_milvus.store.refusals import SIDES
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "cwf_milvus"
@@ -51,8 +57,6 @@ def imported_by_text(name: str) -> Iterator[str]:
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     }
     if name == "cwf_milvus.search.choose":  # the places that it imports are named in the registry
-        from cwf_milvus.search.registry import STAGES
-
         texts |= {stage.place.partition(":")[0] for stage in STAGES.values()}
     for node in ast.walk(TREES[name]):
         if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
@@ -126,3 +130,23 @@ def test_no_module_only_forwards() -> None:
             or (isinstance(node, ast.Assign | ast.AnnAssign) and "__all__" not in ast.unparse(node))
         ]
         assert own, f"{name} defines nothing of its own"
+
+
+def test_every_side_collection_is_named_among_the_refused_suffixes() -> None:
+    suffixes = [
+        ast.literal_eval(node.value)
+        for tree in TREES.values()
+        for kind in ast.walk(tree)
+        if isinstance(kind, ast.ClassDef) and "SideCollection" in map(ast.unparse, kind.bases)
+        for node in kind.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "suffix"
+    ]
+    assert sorted(suffixes) == sorted(SIDES)
+
+
+def test_every_kind_of_vectors_is_named_in_each_of_its_rooms() -> None:
+    names = {field.name for field in fields(Encoding)}
+    assert tuple(STORED) == KINDS == tuple(ARRAYS)
+    for kind in KINDS:
+        assert STORED[kind].kind == kind
+        assert set(ARRAYS[kind]) <= names & {field.name for field in fields(Vectors)}

@@ -8,6 +8,7 @@ import PIL.Image
 import pytest
 import skimage.data
 import torch
+from test_page import is_colour
 
 from cwf_milvus.answers.drawing import draw_box, heat_colours, overlay
 from cwf_milvus.encode.encoder import Encoder
