@@ -384,17 +384,20 @@ class InstanceCollection(PhotoRows):
     # The whole
 
     def verify(self, *, accept: bool = False) -> Verification:
-        """Check that every row is there and whole, and the encoder too.
+        """Check that every row is there and whole, and the encoder and the index too.
+
+        Rows that were stored just before a run was interrupted get the receipts that they lack.
 
         Args:
-            accept: take the present number of rows as the right one from now on, once lost
-                photos have been added again, or given up.
+            accept: take the rows that there are as the right ones from now on, once lost photos
+                have been added again, or given up.
+
+        Raises:
+            StoreError: Milvus failed.
         """
         with self._lock:
-            outcome = verify(self)
-            if accept:
-                self.sidecar.note(outcome.rows - outcome.expected)
-        return outcome
+            self.follow()
+            return verify(self, accept=accept)
 
     def info(self) -> dict[str, Any]:
         """Return what the collection holds and how it was made, as plain JSON values."""
@@ -429,6 +432,7 @@ class InstanceCollection(PhotoRows):
             if self.class_rows is not None:
                 self.class_rows.drop()
             self.undo_augmentation()
+            self.ledger.drop()
             self.store.call("drop_collection", self.name)
             self.sidecar.drop()
             self.close()
