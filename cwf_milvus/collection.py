@@ -65,8 +65,8 @@ class InstanceCollection(PhotoRows):
             token: for a server.
             class_rows: keep each class vector as a row of its own in ``<name>_classes`` as well,
                 for searches by class in Milvus itself.
-            precision: how class and region vectors are kept: "int8", the default, or "float16",
-                which takes twice the room.
+            precision: how class and region vectors are kept: "int4", the default, "int8", which
+                takes twice the room, or "float16", which takes four times as much.
             exist_ok: open the collection where there is one, made with the same encoder.
             index: of the descriptor, for a server, such as
                 ``{"index_type": "HNSW", "params": {"M": 16, "efConstruction": 200}}``; None for
@@ -81,7 +81,11 @@ class InstanceCollection(PhotoRows):
         """
         check_name(name)
         layout = Layout(
-            encoder.dim, encoder.n_classes, encoder.n_regions, precision or PRECISIONS[0]
+            encoder.dim,
+            encoder.n_classes,
+            encoder.n_regions,
+            precision or PRECISIONS[0],
+            encoder.n_keypoints,
         )
         encoder.state()  # an unfitted one is refused before anything is made
         store = Store(uri, token=token, make=True)
@@ -413,6 +417,7 @@ class InstanceCollection(PhotoRows):
             "dim": self.layout.dim,
             "n_classes": self.layout.n_classes,
             "n_regions": self.layout.n_regions,
+            "n_keypoints": self.layout.n_keypoints,
             "precision": self.layout.precision,
             "class_rows": self.class_rows is not None,
             "bytes_per_photo": self.layout.row_bytes,

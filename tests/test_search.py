@@ -80,7 +80,7 @@ def test_regions_scores_what_milvus_stores(photos):
     hits = one(photos, [Regions()])
     stored = {
         e.uri: unpack_vectors(
-            pack_vectors(e.region_vectors, 1, "int8"), e.region_vectors.shape[1], "int8"
+            pack_vectors(e.region_vectors, 1, "int4"), e.region_vectors.shape[1], "int4"
         )
         for e in encodings()
     }

@@ -21,14 +21,17 @@ from cwf_milvus.encode.fitting import fit_whitenings, readable
 from cwf_milvus.encode.local_vectors import LocalVectors, pool_local
 from cwf_milvus.encode.saved import Saved, read_folder, write_folder
 from cwf_milvus.encode.seen import FeatureCache
-from cwf_milvus.encode.settings import default_settings
+from cwf_milvus.encode.settings import default_settings, fingerprinted
 from cwf_milvus.encode.views import Prepared, prepare, prepare_query
 from cwf_milvus.encode.whitenings import Whitenings
 from cwf_milvus.errors import MismatchError, SettingsError, WhiteningError
 from cwf_milvus.method import aggregation, cam, regions
+from cwf_milvus.method.keypoint_codes import Keypoints
 from cwf_milvus.photos.box import Box, BoxLike
 from cwf_milvus.photos.images import MAX_PIXELS, Image, load_image
 from cwf_milvus.photos.listing import photo_items
+
+QUERY_KEYPOINTS = 1000  # of a query, which is not stored, so that bytes do not limit them
 
 
 class Encoder:
@@ -149,6 +152,11 @@ class Encoder:
         return grid + (len(regions.THRESHOLDS) if self.settings.cam_regions else 0)
 
     @property
+    def n_keypoints(self) -> int:
+        """The most keypoints that an image can have."""
+        return self.settings.keypoints
+
+    @property
     def class_names(self) -> Sequence[str]:
         """The names of the network's classes, in the order of their ids."""
         return self.backbone.class_names
@@ -165,7 +173,7 @@ class Encoder:
         """SHA-256, in hex, of all that can change a vector: settings, weights, whitening."""
         what = json.dumps(
             {
-                "settings": self.settings.to_dict(),
+                "settings": fingerprinted(self.settings),
                 "weights": self._weights_digest,
                 "whitening": self.whitenings.digest if self.whitenings else None,
             },
@@ -232,8 +240,17 @@ class Encoder:
         return load_image(image, at_least=self.at_least, box=Box.of(box), max_pixels=limit)
 
     def prepare(self, image: Image) -> Prepared:
-        """Resize a photo for the network; thread-safe, for the threads that decode."""
-        return prepare(image, self.settings, self.backbone.stride)
+        """Make a photo ready for the network, with its keypoints; for the threads that decode."""
+        ready = prepare(image, self.settings, self.backbone.stride)
+        return replace(ready, keypoints=self.keypoints(image, self.settings.keypoints))
+
+    def keypoints(self, image: Image, limit: int) -> Keypoints | None:
+        """Return the strongest keypoints of a photo; None for a limit of 0."""
+        if not limit:
+            return None
+        from cwf_milvus.encode.keypoints import extract_keypoints  # OpenCV takes a while
+
+        return extract_keypoints(image.pixels, image.width, image.height, limit)
 
     def prepare_query(self, image: object, box: BoxLike | None = None) -> Prepared:
         """Resize a query for the network; with a box, the class view is the crop alone.
@@ -243,9 +260,13 @@ class Encoder:
             BoxError: a box that is malformed, empty or outside the photo.
         """
         wanted = Box.of(box)
+        photo = self.read(image, wanted)
         if wanted is None:
-            return self.prepare(self.read(image))
-        return prepare_query(self.read(image, wanted), wanted, self.settings, self.backbone.stride)
+            ready = prepare(photo, self.settings, self.backbone.stride)
+        else:
+            ready = prepare_query(photo, wanted, self.settings, self.backbone.stride)
+        limit = self.settings.keypoints and max(QUERY_KEYPOINTS, self.settings.keypoints)
+        return replace(ready, keypoints=self.keypoints(photo, limit))
 
     def encode_prepared(self, batch: Sequence[Prepared]) -> list[Encoding]:
         """Encode photos of one grid in one forward pass.

@@ -123,7 +123,7 @@ def _expansion(wanted: object, of_classes: bool) -> Stage:
 def _made(name: str, **options: Any) -> Stage:
     registered = STAGES[name]
     module, _, kind = registered.place.partition(":")
-    made: Stage = getattr(import_module(f"cwf_milvus.search.search.{module}"), kind)(
+    made: Stage = getattr(import_module(f"cwf_milvus.search.{module}"), kind)(
         **registered.preset, **options
     )
     return made

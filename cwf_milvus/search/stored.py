@@ -73,6 +73,7 @@ class Regions(Stage):
             assert boxes is not None  # it has a score, so it has regions
             return {
                 "box": Box(*boxes[found.matches[i, whole]].tolist()),
+                "framed_by": "region",
                 "matches": Matches(asked, boxes, best[i]),
             }
 

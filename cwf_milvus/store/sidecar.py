@@ -88,6 +88,7 @@ class Sidecar(SideCollection):
             "dim": encoder.dim,
             "n_classes": encoder.n_classes,
             "n_regions": encoder.n_regions,
+            "n_keypoints": encoder.n_keypoints,
             "whitening": encoder.whitening_origin,
             "settings": encoder.settings.to_dict(),
             "files": {

@@ -53,6 +53,7 @@ class StoredVectors:
             StoreError: Milvus failed.
             CollectionError: stored vectors are damaged.
         """
+        kinds = [kind for kind in KINDS if kind in kinds and self._layout.fields_of([kind])]
         found: dict[str, dict[str, Any]] = {uri: {} for uri in wanted}
         missing: dict[str, set[Kind]] = {}
         for uri, known in wanted.items():
