@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,15 +13,14 @@ from urllib.parse import urlsplit
 from pymilvus import CollectionSchema, MilvusClient
 
 from cwf_milvus.errors import CollectionError, FilterError, SettingsError, StoreError
+from cwf_milvus.store.answers import MILVUS_ERRORS, advice, is_unreachable, words_of
 from cwf_milvus.store.lite import (
     CONNECT_SECONDS,
-    MILVUS_ERRORS,
     NO_PLACE,
     checked_path,
     embedded_rows,
     open_lite,
     release_lite,
-    words_of,
 )
 
 TOP_K = 16_384  # a server's limit on the rows of an answer, and on the queries of a call
@@ -328,7 +326,7 @@ class Store:
         try:
             return self.call("search", collection, filter=asked, **options)
         except StoreError as error:
-            if not asked or _is_unreachable(error.__cause__):
+            if not asked or is_unreachable(words_of(error.__cause__)):
                 raise
             self.call("search", collection, filter="", **{**options, "limit": 1})
             raise FilterError(
@@ -340,20 +338,9 @@ class Store:
         words = words_of(error)
         for secret in self._secrets:
             words = words.replace(secret, "***")
-        if re.search(r"No space left|File too large|[Dd]isk quota|read-only file system", words):
-            advice = "make room on the disk, then run again: it goes on from what was finished"
-        elif "UNAUTHENTICATED" in words or "auth" in words.lower():
-            advice = "check the token"
-        elif _is_unreachable(error):
-            advice = (
-                "see that it is running and that the address is right; what was finished is kept, "
-                "run again to go on"
-            )
-        elif "RESOURCE_EXHAUSTED" in words:
-            advice = "ask for less at once"
-        else:
-            advice = "its log may say more"
-        return StoreError(f"Milvus at {self.uri} failed in {doing} ({words}): {advice}")
+        return StoreError(
+            f"Milvus at {self.uri} failed in {doing} ({words}): {advice(words, self.is_lite)}"
+        )
 
 
 def new_mark() -> str:
@@ -384,14 +371,6 @@ def is_storable(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _is_unreachable(error: BaseException | None) -> bool:
-    return bool(
-        re.search(
-            r"UNAVAILABLE|DEADLINE_EXCEEDED|CANCELLED|Fail connecting|[Tt]imeout", words_of(error)
-        )
-    )
 
 
 def _checked_address(uri: str) -> str:

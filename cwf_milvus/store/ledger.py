@@ -142,24 +142,29 @@ class Ledger(SideCollection):
     ) -> None:
         """Take rows that are there, and those that are not, for right from now on.
 
+        Damaged receipts go.
+
         Args:
             there: photos without a receipt, which get one.
             lost: photos without a row, whose receipts go.
             back: photos whose removal is forgotten.
         """
         self.create()
-        forgotten = [self._key(_REMOVED, photo) for photo in back]
-        self.store.delete(
-            self.name, "key", [*forgotten, *(self._key(_STORED, photo) for photo in lost)]
-        )
+        gone = [self._key(_STORED, photo) for photo in lost]
+        gone += [self._key(_REMOVED, photo) for photo in back]
+        self.store.delete(self.name, "key", [*gone, *self._damaged()])
         self._give(there, time.time_ns())
 
     def verify(self) -> list[str]:
         """Return what is wrong with it: receipts that are damaged."""
         self.create()
+        n = len(self._damaged())
+        return [f"{n} receipts in {self.name!r} are damaged: verify with accept"] if n else []
+
+    def _damaged(self) -> list[str]:
         rows = self.store.scan(self.name, "key", _FIELDS)
-        n = sum(row["key"].startswith(self._prefix) and not self._parsed(row)[0] for row in rows)
-        return [f"{n} receipts in {self.name!r} are damaged"] if n else []
+        ours = (row for row in rows if row["key"].startswith(self._prefix))
+        return [row["key"] for row in ours if not self._parsed(row)[0]]
 
     def _give(self, uris: Sequence[str], began: int) -> None:
         self._write([(self._key(_STORED, photo_of(uri)), uri, began, began) for uri in uris])
