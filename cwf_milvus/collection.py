@@ -232,7 +232,8 @@ class InstanceCollection(PhotoRows):
             prune: remove the rows under the named local folders whose files are gone.
             progress: show a progress bar on standard error.
             report_file: a JSONL file to write, a line for each photo that was not skipped, for each
-                other file that was met, and one with the counts.
+                other file that was met, and one with the counts. A report of an earlier run is
+                gone on with; any other file is refused.
             workers: threads that read and decode; None for one a core, at most 16.
             max_pixels: largest photo that is read, in place of the encoder's own limit.
 
