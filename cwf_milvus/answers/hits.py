@@ -118,7 +118,7 @@ class Hit:
         width: of the upright photo, in pixels.
         height: of the upright photo, in pixels.
         box: of the match, in the hit's own pixels; None where no stage tells.
-        framed_by: what `box` is: "keypoints", the query's box where the keypoints that agree put it,
+        framed_by: what `box` is: "keypoints", the query's box where keypoints that agree put it,
             or "region", the region alike; "" where there is none.
         polygon: the four corners of the query's box in the hit, (x, y) each, clipped to it; None
             where nothing was verified.

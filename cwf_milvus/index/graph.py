@@ -125,12 +125,13 @@ class _Builder:
         """Bring the graph up to date with the collection."""
         todo = self._compared(self._scanned())
         self._compute()
-        degrees = members(self.edges, len(self.uris))
+        linked = members(self.edges, len(self.uris))
+        self._check_claim()
         self.graph.write_head(replace(self.head, complete=True, rows=len(self.uris), builder=""))
         self.graph.warm()
         report = self.report
         report.photos, report.edges, report.compared = len(self.uris), len(self.edges), todo
-        report.alone = int((~degrees).sum())
+        report.alone = int((~linked).sum())
         return report
 
     # What is there, and what is not
@@ -308,9 +309,9 @@ class _Builder:
         weights = diffusion.verified(every["similarity"], every["inliers"])
         order = np.lexsort((-weights, owner))
         owner, every = owner[order], every[order]
-        bounds = np.flatnonzero(np.diff(owner, prepend=-1))
-        for start, end in zip(bounds, np.append(bounds[1:], len(owner)), strict=True):
-            found[int(owner[start])] = every[start:end]
+        starts = np.flatnonzero(np.diff(owner, prepend=-1))
+        for own, edges in zip(owner[starts], np.split(every, starts)[1:], strict=True):
+            found[int(own)] = edges
         return found
 
     # Rows

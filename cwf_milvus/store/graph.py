@@ -146,9 +146,12 @@ class Graph(SideCollection):
         self._load()
 
     def drop(self) -> bool:
-        """Drop it; returns whether it was there."""
+        """Drop it, of whatever collection it is; returns whether it was there."""
         self._loaded = False
-        return super().drop()
+        if not super().exists():
+            return False
+        self.store.call("drop_collection", self.name)
+        return True
 
     def ready(self) -> bool:
         """Tell whether it can be searched: it is there, and was finished once."""
