@@ -15,7 +15,8 @@ from cwf_milvus.errors import CollectionError, ImageError, SettingsError
 from cwf_milvus.operators.common import Operator, as_many, as_photo, is_list, listed
 from cwf_milvus.photos.images import load_image
 from cwf_milvus.photos.sources import uri_of
-from cwf_milvus.search.choose import chosen_stages, run_stages
+from cwf_milvus.search.choose import Expand, Rerank, chosen_stages, run_stages
+from cwf_milvus.search.registry import CANDIDATES
 from cwf_milvus.search.search import as_hit, ask
 from cwf_milvus.search.stage import Context
 from cwf_milvus.sharing import shared_collection
@@ -104,7 +105,11 @@ class InstanceSearch(Operator):
         output_fields: what follows id and score in a row: "box" (of the match, in the hit's
             pixels, or []), "classes", "width", "height", or fields of your own.
         device: where the network runs; None for the GPU where there is one.
-        options: of `InstanceCollection.search`, such as rerank="regions" and expand=5.
+        rerank: as in `InstanceCollection.search`, such as "regions".
+        expand: as in `InstanceCollection.search`, such as 5.
+        candidates: as in `InstanceCollection.search`.
+        augmented: search the augmented descriptors.
+        max_pixels: largest query that is read, in place of the encoder's own limit.
 
     Raises:
         StoreError: Milvus cannot be reached, or refuses.
@@ -123,12 +128,22 @@ class InstanceSearch(Operator):
         filter: str | None = None,
         output_fields: Sequence[str] = (),
         device: str | None = None,
-        **options: Any,
+        rerank: Rerank = None,
+        expand: Expand = None,
+        candidates: int = CANDIDATES,
+        augmented: bool = False,
+        max_pixels: int | None = None,
     ) -> None:
         self.photos = shared_collection(uri, collection, device=device)
         self.output_fields = tuple(output_fields)
         self._limits: dict[str, Any] = {"limit": limit, "filter": filter}
-        self._options = options
+        self._of_photos: dict[str, Any] = {
+            "rerank": rerank,
+            "expand": expand,
+            "augmented": augmented,
+            "max_pixels": max_pixels,
+        }
+        self._candidates = candidates
 
     def __call__(self, images: Any, box: Any = None) -> Any:
         """Answer one query, or a list of them in one call to Milvus.
@@ -150,16 +165,23 @@ class InstanceSearch(Operator):
         many = listed(images)
         boxes = [_box(one) for one in as_many(box, len(many), is_list(images), "boxes")]
         if many and all(_is_descriptor(one) for one in many):
-            if self._options or any(one is not None for one in boxes):
+            asked = [name for name, value in self._of_photos.items() if value]
+            if asked or any(one is not None for one in boxes):
                 raise SettingsError(
-                    f"a descriptor was asked for with {', '.join(self._options) or 'a box'}, which "
+                    f"a descriptor was asked for with {', '.join(asked) or 'a box'}, which "
                     "takes the photo: give that, or leave it out"
                 )
             stacked = np.stack([np.asarray(one, np.float32) for one in many])
             answers: Sequence[Any] = self.photos.search_vectors(stacked, **self._limits)
         else:
             photos = [as_photo(image) for image in many]
-            answers = self.photos.search(photos, box=boxes, **self._limits, **self._options)
+            answers = self.photos.search(
+                photos,
+                box=boxes,
+                candidates=self._candidates,
+                **self._limits,
+                **self._of_photos,
+            )
         rows = [as_rows(answer, self.output_fields) for answer in answers]
         return rows if is_list(images) else rows[0]
 
