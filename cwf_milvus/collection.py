@@ -185,7 +185,8 @@ class InstanceCollection(PhotoRows):
             prune: remove the rows under the named local folders whose files are gone.
             progress: show a progress bar on standard error.
             report_file: a JSONL file to write, a line for each photo that was not skipped, for each
-                other file that was met, and one with the counts.
+                other file that was met, and one with the counts. A report of an earlier run is
+                gone on with; any other file is refused.
             workers: threads that read and decode; None for one a core, at most 16.
             max_pixels: largest photo that is read, in place of the encoder's own limit.
 
@@ -341,17 +342,20 @@ class InstanceCollection(PhotoRows):
     # The whole
 
     def verify(self, *, accept: bool = False) -> Verification:
-        """Check that every row is there and whole, and the encoder too.
+        """Check that every row is there and whole, and the encoder and the index too.
+
+        Rows that were stored just before a run was interrupted get the receipts that they lack.
 
         Args:
-            accept: take the present number of rows as the right one from now on, once lost
-                photos have been added again, or given up.
+            accept: take the rows that there are as the right ones from now on, once lost photos
+                have been added again, or given up.
+
+        Raises:
+            StoreError: Milvus failed.
         """
         with self._lock:
-            outcome = verify(self)
-            if accept:
-                self.sidecar.note(outcome.rows - outcome.expected)
-        return outcome
+            self.follow()
+            return verify(self, accept=accept)
 
     def drop(self) -> None:
         """Delete the collection with its encoder and all its photos' rows, and close.
@@ -364,6 +368,7 @@ class InstanceCollection(PhotoRows):
             if self.class_rows is not None:
                 self.class_rows.drop()
             self.undo_augmentation()
+            self.ledger.drop()
             self.store.call("drop_collection", self.name)
             self.sidecar.drop()
             self.close()

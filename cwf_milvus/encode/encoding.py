@@ -71,6 +71,7 @@ class Vectors:
         region_vectors: of shape (R, d), or None.
         keypoints: the strongest of the photo, or None.
         checksum: of the row that they are from; "" keeps them out of the cache.
+        damage: what is wrong with those that were to be fetched, and are not here.
     """
 
     content: str
@@ -81,6 +82,7 @@ class Vectors:
     region_vectors: StoredVectors | None = None
     keypoints: Keypoints | None = None
     checksum: str = ""
+    damage: str = ""
 
     def of_kind(self, kind: Kind) -> StoredVectors | None:
         """Return the vectors of a kind, of shape (n, d); None where they were not fetched."""
@@ -100,4 +102,4 @@ class Vectors:
             for name in names
             if getattr(self, name) is None
         }
-        return replace(self, **new)
+        return replace(self, damage=self.damage or found.damage, **new)

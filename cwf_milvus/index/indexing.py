@@ -25,7 +25,7 @@ from cwf_milvus.encode.encoding import Encoding
 from cwf_milvus.encode.views import Prepared
 from cwf_milvus.errors import ImageError, SettingsError
 from cwf_milvus.index.metadata import Metadata, MetadataSource
-from cwf_milvus.index.report import Journal, Report
+from cwf_milvus.index.report import Journal, Report, opened
 from cwf_milvus.photos.images import load_image
 from cwf_milvus.photos.limits import READING
 from cwf_milvus.photos.listing import named_photos
@@ -116,8 +116,8 @@ def check_inputs(
 ) -> None:
     """Raise what `index_photos` would for inputs that cannot be used, ahead of longer work."""
     _plan(photos, metadata, prune)
-    with Journal(Report(), report_file):
-        pass
+    if report_file is not None:
+        opened(report_file).close()
 
 
 def _plan(

@@ -94,7 +94,9 @@ def reranked(
     ordered = list(hits)
     places = np.flatnonzero(~np.isnan(scores))
     for i in np.flatnonzero(np.isnan(scores)).tolist():
-        ordered[i] = noted(hits[i], f"{stage}: {why_not(i) or 'no score'}; it kept its place")
+        damage = stored_of(hits[i]).damage
+        why = f"its stored vectors are damaged ({damage})" if damage else why_not(i)
+        ordered[i] = noted(hits[i], f"{stage}: {why or 'no score'}; it kept its place")
     best_first = places[np.argsort(-scores[places], kind="stable")]
     for place, i in zip(places.tolist(), best_first.tolist(), strict=True):
         ordered[place] = hits[i].scored(stage, float(scores[i]), place + 1, **changes(i))

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from pymilvus import CollectionSchema, MilvusClient
 
 from cwf_milvus.errors import CollectionError, FilterError, SettingsError, StoreError
+from cwf_milvus.store.answers import MILVUS_ERRORS, advice, is_unreachable, words_of
 from cwf_milvus.store.filters import is_storable, one_of, quoted
 from cwf_milvus.store.lite import (
     CONNECT_SECONDS,
@@ -22,7 +23,6 @@ from cwf_milvus.store.lite import (
     open_lite,
     release_lite,
 )
-from cwf_milvus.store.words import MILVUS_ERRORS, is_unreachable, remedy, words_of
 
 TOP_K = 16_384  # a server's limit on the rows of an answer, and on the queries of a call
 MESSAGE_BYTES = 48 * 2**20  # a server takes and gives 64 MiB
@@ -327,7 +327,7 @@ class Store:
         try:
             return self.call("search", collection, filter=asked, **options)
         except StoreError as error:
-            if not asked or is_unreachable(error.__cause__):
+            if not asked or is_unreachable(words_of(error.__cause__)):
                 raise
             self.call("search", collection, filter="", **{**options, "limit": 1})
             raise FilterError(
@@ -339,7 +339,9 @@ class Store:
         words = words_of(error)
         for secret in self._secrets:
             words = words.replace(secret, "***")
-        return StoreError(f"Milvus at {self.uri} failed in {doing} ({words}): {remedy(words)}")
+        return StoreError(
+            f"Milvus at {self.uri} failed in {doing} ({words}): {advice(words, self.is_lite)}"
+        )
 
 
 def new_mark() -> str:

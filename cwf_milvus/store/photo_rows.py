@@ -16,6 +16,7 @@ from cwf_milvus.errors import CollectionError, SettingsError
 from cwf_milvus.store.class_rows import ClassRows
 from cwf_milvus.store.client import MESSAGE_BYTES, METRIC, Store, check_limit
 from cwf_milvus.store.layout import PLAIN_FIELDS, Layout
+from cwf_milvus.store.ledger import Ledger
 from cwf_milvus.store.refusals import (
     check_encoder,
     check_schema,
@@ -67,6 +68,7 @@ class PhotoRows:
         self._absent: set[str] = set()  # photos asked for, not there, and not stored since
         _must_exist(store, name)
         self.sidecar = Sidecar(store, name)
+        self.ledger = Ledger(store, name, self.sidecar.prefix)
         about = self.sidecar.manifest
         self.layout = Layout.of(about)
         store.ensure_index(name, "descriptor", about.get("index") or checked_index(None, True))
@@ -135,17 +137,35 @@ class PhotoRows:
             raise SettingsError(f"{twice!r} comes twice in one batch: give each photo once")
         at_once = max(1, MESSAGE_BYTES // max(1, self._row_bytes(rows)))
         with self._lock:
-            # A question that sees every write takes a server 200 ms.
-            present = self.contents([uri for uri in uris if uri not in self._absent])
+            self.follow()
+            present: Collection[str] = ()
+            if self.class_rows is not None:
+                # A question that sees every write takes a server 200 ms.
+                present = self.contents([uri for uri in uris if uri not in self._absent])
             for start in range(0, len(rows), at_once):
                 part = slice(start, start + at_once)
-                if self.class_rows is not None:
-                    self.class_rows.replace(encodings[part], present)
-                self.store.write(self.name, rows[part])
-                n_new = len(set(uris[part]) - present.keys())
-                if n_new:
-                    self.sidecar.note(n_new)
+                with self.ledger.storing(uris[part]):
+                    if self.class_rows is not None:
+                        self.class_rows.replace(encodings[part], present)
+                    self.store.write(self.name, rows[part])
                 self._absent.difference_update(uris[part])
+
+    def follow(self) -> None:
+        """Go on with a collection that was dropped and created anew since it was opened.
+
+        Raises:
+            CollectionError: it was created with another encoder.
+        """
+        mark = self.store.mark_of(self.name)
+        if not mark or self.sidecar.prefix == f"{mark}/":
+            return
+        sidecar = Sidecar(self.store, self.name)
+        if sidecar.manifest["fingerprint"] != self.sidecar.manifest["fingerprint"]:
+            raise CollectionError(
+                f"the collection {self.name!r} in {self.store.uri} was dropped, and created anew "
+                "with another encoder, since it was opened: open it again"
+            )
+        self.sidecar, self.ledger = sidecar, Ledger(self.store, self.name, sidecar.prefix)
 
     def set_metadata(self, metadata: Mapping[str, Mapping[str, Any]]) -> list[str]:
         """Replace the user's fields of stored photos, and return the uris where they changed.
@@ -177,10 +197,10 @@ class PhotoRows:
         Raises:
             StoreError: Milvus failed.
         """
+        asked = list(uris)
         with self._lock:
-            there = list(self.contents(list(uris)))
-            if there:
-                self.sidecar.note(-len(there))
+            there = list(self.contents(asked))
+            with self.ledger.removing(there, asked):
                 if self.class_rows is not None:
                     self.class_rows.delete(there)
                 self.store.delete(self.name, "uri", there)
