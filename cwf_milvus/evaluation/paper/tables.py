@@ -163,21 +163,21 @@ class Measure:
 
     def pooled(self, method: str, name: str, whitening: Whitening | None = None) -> Line:
         """Measure a pooling that `methods.POOLED` names, under a method's name."""
-        parts = (
+        queries, images = (
             methods.pooled(places, methods.POOLED[name], whitening)
             for places in (self.inputs.queries, self.inputs.images)
         )
-        return self.vectors(method, *parts)
+        return self.vectors(method, queries, images)
 
     def offline(
         self, method: str, n: int, whitening: Whitening, setting: Mapping[str, int] | None = None
     ) -> Line:
         """Measure the offline aggregation of n classes."""
-        parts = (
+        queries, images = (
             methods.offline_descriptors(places, n, whitening)
             for places in (self.inputs.queries, self.inputs.images)
         )
-        return self.vectors(method, *parts, setting)
+        return self.vectors(method, queries, images, setting)
 
 
 def table_1a(measures: Sequence[Measure], pca: int = 8) -> Table:
