@@ -42,7 +42,7 @@ class PhotoRows:
 
     Args:
         store: the connection.
-        name: of the collection.
+        name: of the collection, or an alias of it.
         encoder: the encoder to use, in place of restoring it; must be the same.
         weights: the network's checkpoint, for an encoder to be restored.
         device: where the restored network runs.
@@ -61,12 +61,12 @@ class PhotoRows:
         weights: str | Path | None = None,
         device: str | torch.device | None = None,
     ) -> None:
-        self.name = name
         self.store = store
         self._restore: dict[str, Any] = {"weights": weights, "device": device}
         self._lock = threading.RLock()
         self._absent: set[str] = set()  # photos asked for, not there, and not stored since
         _must_exist(store, name)
+        self.name = name = store.name_of(name)
         self.sidecar = Sidecar(store, name)
         self.ledger = Ledger(store, name, self.sidecar.prefix)
         about = self.sidecar.manifest
