@@ -18,6 +18,7 @@ from cwf_milvus.encode.batching import batches
 from cwf_milvus.encode.describe import describe, encodings, whiten
 from cwf_milvus.encode.encoding import Encoding
 from cwf_milvus.encode.fitting import fit_whitenings, readable
+from cwf_milvus.encode.kept import LastUsed
 from cwf_milvus.encode.local_vectors import LocalVectors, pool_local
 from cwf_milvus.encode.saved import Saved, read_folder, write_folder
 from cwf_milvus.encode.seen import FeatureCache
@@ -32,6 +33,7 @@ from cwf_milvus.photos.images import MAX_PIXELS, Image, load_image
 from cwf_milvus.photos.listing import photo_items
 
 QUERY_KEYPOINTS = 1000  # of a query, which is not stored, so that bytes do not limit them
+_KEYPOINT_BYTES = 128 * 2**20  # of photos that were read again, some 600
 
 
 class Encoder:
@@ -85,6 +87,7 @@ class Encoder:
         )
         self._weights_digest = self.backbone.digest()
         self.seen = FeatureCache()
+        self.keypoints_read: LastUsed[Keypoints] = LastUsed(_KEYPOINT_BYTES)
         if self.settings.classes and max(self.settings.classes) >= len(self.class_names):
             raise SettingsError(
                 f"classes names {max(self.settings.classes)}: {backbone} has classes 0 to "
