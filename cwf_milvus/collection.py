@@ -330,7 +330,8 @@ class InstanceCollection(PhotoRows):
                 "graph" where there is one, if `rerank` is "auto" too, and else none.
             stages: in place of `rerank` and `expand`, `Stage` objects in any order.
             like: uris of stored photos; in place of `images`, look for more like these.
-            unlike: uris of stored photos to look away from, beside `like`.
+            unlike: uris of stored photos to look away from, beside `like`. With these, "auto" is
+                "none": only descriptors can look away from something.
             augmented: search the augmented descriptors, which `augment` made.
             max_pixels: largest query that is read, in place of the encoder's own limit.
 
