@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from cwf_milvus.errors import CollectionError
-from cwf_milvus.search.registry import CANDIDATES
+from cwf_milvus.search.registry import AUTO, CANDIDATES
 from cwf_milvus.store.augmentation import Augmentation, Augmented, augment
 from cwf_milvus.store.client import Store
 from cwf_milvus.store.layout import Layout
@@ -221,8 +221,8 @@ class InstanceCollection(PhotoRows):
         limit: int = 20,
         filter: str | None = None,
         candidates: int = CANDIDATES,
-        rerank: Rerank = None,
-        expand: Expand = None,
+        rerank: Rerank = AUTO,
+        expand: Expand = AUTO,
         stages: Sequence[Stage] | None = None,
         like: Sequence[str] | str = (),
         unlike: Sequence[str] | str = (),
@@ -238,8 +238,8 @@ class InstanceCollection(PhotoRows):
         limit: int = 20,
         filter: str | None = None,
         candidates: int = CANDIDATES,
-        rerank: Rerank = None,
-        expand: Expand = None,
+        rerank: Rerank = AUTO,
+        expand: Expand = AUTO,
         stages: Sequence[Stage] | None = None,
         like: Sequence[str] | str = (),
         unlike: Sequence[str] | str = (),
@@ -254,8 +254,8 @@ class InstanceCollection(PhotoRows):
         limit: int = 20,
         filter: str | None = None,
         candidates: int = CANDIDATES,
-        rerank: Rerank = None,
-        expand: Expand = None,
+        rerank: Rerank = AUTO,
+        expand: Expand = AUTO,
         stages: Sequence[Stage] | None = None,
         like: Sequence[str] | str = (),
         unlike: Sequence[str] | str = (),
@@ -274,13 +274,17 @@ class InstanceCollection(PhotoRows):
                 ``"year > 2015 and array_contains(class_ids, 698)"``.
             candidates: how many of the first search's hits the stages see. Where `limit` is larger,
                 the hits beyond them follow in the order of the first search.
-            rerank: "regions", "classes", "online", "class-matched" or "cam" (docs/reranking.md), a
-                `Stage`, or a list of these; None for the order of the first search.
+            rerank: "auto", the best that the collection can do: "regions", then "spatial" where
+                keypoints are stored; "regions", "classes", "spatial", "online", "class-matched" or
+                "cam" (docs/reranking.md), a `Stage`, or a list of these; "none" or None for the
+                order of the first search.
             expand: "local", "aqe" or "qe", alone or with a number of hits as in ``("local", 3)``; a
-                number, for "aqe" over so many hits; a `Stage`; or None.
+                number, for "aqe" over so many hits; a `Stage`; "none" or None for none. "auto" is
+                "graph" where there is one, if `rerank` is "auto" too, and else none.
             stages: in place of `rerank` and `expand`, `Stage` objects in any order.
             like: uris of stored photos; in place of `images`, look for more like these.
-            unlike: uris of stored photos to look away from, beside `like`.
+            unlike: uris of stored photos to look away from, beside `like`. With these, "auto" is
+                "none": only descriptors can look away from something.
             augmented: search the augmented descriptors, which `augment` made.
             max_pixels: largest query that is read, in place of the encoder's own limit.
 

@@ -118,9 +118,7 @@ def run_demo(
         report = collection.add(written, progress=progress)
         say(str(report))
         queries = [str(photos / thing.photo) for thing in THINGS]
-        answers = collection.search(
-            queries, box=[thing.box for thing in THINGS], limit=limit, rerank="regions"
-        )
+        answers = collection.search(queries, box=[thing.box for thing in THINGS], limit=limit)
         for thing, hits in zip(THINGS, answers, strict=True):
             say(f"\nquery {thing.photo}, box {','.join(f'{side:g}' for side in thing.box)}")
             say(str(hits))

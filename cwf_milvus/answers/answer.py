@@ -47,12 +47,19 @@ class Hits(Sequence[Hit]):
     def __str__(self) -> str:
         if not self._hits:
             return f"{printable(self.query.name)}: no hits"
-        rows = [("rank", "score", "photo", "shared classes")]
+        verified = any(hit.inliers is not None for hit in self)
+        rows = [("rank", "score", *(("points",) if verified else ()), "photo", "shared classes")]
         rows += [
-            (str(rank), f"{hit.score:.4f}", printable(hit.uri), ", ".join(hit.classes[:3]))
+            (
+                str(rank),
+                f"{hit.score:.4f}",
+                *((_points(hit),) if verified else ()),
+                printable(hit.uri),
+                ", ".join(hit.classes[:3]),
+            )
             for rank, hit in enumerate(self, start=1)
         ]
-        return table(rows, right=(0, 1))
+        return table(rows, right=(0, 1, 2) if verified else (0, 1))
 
     def _repr_html_(self) -> str:
         return hits_fragment(self.query, self)
@@ -80,15 +87,25 @@ class Hits(Sequence[Hit]):
         return save_page([(self.query, self)], path)
 
     def explain(self) -> str:
-        """Return a table of each stage's score and rank, so that one sees what moved a hit."""
+        """Return a table of each stage's score and rank, so that one sees what moved a hit.
+
+        Where keypoints were looked for, "points" is how many agree.
+        """
+        verified = any(hit.inliers is not None for hit in self)
         names = list(dict.fromkeys(stage.stage for hit in self for stage in hit.stages))
-        rows = [("rank", "photo", *names, "moved")]
+        rows = [("rank", "photo", *names, *(("points",) if verified else ()), "moved")]
         for rank, hit in enumerate(self, start=1):
             by_name = {stage.stage: stage for stage in hit.stages}
             cells = [
                 f"{by_name[name].score:.4f} (#{by_name[name].rank})" if name in by_name else "-"
                 for name in names
             ]
+            if verified:
+                cells.append(_points(hit))
             moved = hit.stages[0].rank - rank if hit.stages else 0
             rows.append((str(rank), printable(hit.uri), *cells, f"{moved:+d}" if moved else "="))
         return table(rows, right=(0,))
+
+
+def _points(hit: Hit) -> str:
+    return "-" if hit.inliers is None else str(hit.inliers)

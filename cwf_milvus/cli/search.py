@@ -16,7 +16,7 @@ from cwf_milvus.cli.options import (
     token,
 )
 from cwf_milvus.errors import SettingsError
-from cwf_milvus.search.registry import CANDIDATES, stage_names
+from cwf_milvus.search.registry import AUTO, CANDIDATES, stage_names
 from cwf_milvus.text import printable
 
 
@@ -44,13 +44,15 @@ def add_search(commands: Any) -> None:
         "--rerank",
         action="append",
         metavar="STAGE",
-        help=f"{', '.join(stage_names('rerank'))}; several in the order given",
+        help=f"{', '.join(stage_names('rerank'))}; several in the order given; none for the "
+        "first search alone; auto, the default, for the best that the collection can do",
     )
     command.add_argument(
         "--expand",
+        default=AUTO,
         metavar="STAGE",
         help=f"{', '.join(stage_names('expand'))}, with a number of hits as in local:3; a number "
-        "alone is aqe",
+        "alone is aqe; none; auto, the default, goes with --rerank auto",
     )
     command.add_argument(
         "--like",
@@ -71,6 +73,11 @@ def add_search(commands: Any) -> None:
     command.add_argument("--html", metavar="FILE", help="write a page with pictures")
     pixels_option(command)
     network_options(command)
+
+
+def _stages(named: list[str] | None) -> str | list[str]:
+    """Return the stages that --rerank named; one may be a word that stands for others."""
+    return AUTO if named is None else named[0] if len(named) == 1 else named
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -95,7 +102,7 @@ def run(arguments: argparse.Namespace) -> int:
             "limit": arguments.limit,
             "filter": arguments.filter,
             "candidates": arguments.candidates,
-            "rerank": arguments.rerank,
+            "rerank": _stages(arguments.rerank),
             "expand": arguments.expand,
             "augmented": arguments.augmented,
             "max_pixels": arguments.max_pixels,

@@ -87,6 +87,14 @@ class ArrayCollection:
             )
         return found
 
+    def has_keypoints(self) -> bool:
+        """Tell whether the encodings have keypoints."""
+        return any(one.keypoints is not None for one in self._encodings)
+
+    def has_graph(self) -> bool:
+        """Return False: a graph is kept in Milvus."""
+        return False
+
     def _row(self, place: int, score: float | None = None) -> ArrayRow:
         one = self._encodings[place]
         return ArrayRow(

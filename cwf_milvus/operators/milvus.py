@@ -16,7 +16,7 @@ from cwf_milvus.operators.common import Operator, as_many, as_photo, is_list, li
 from cwf_milvus.photos.images import load_image
 from cwf_milvus.photos.sources import uri_of
 from cwf_milvus.search.choose import Expand, Rerank, chosen_stages, run_stages
-from cwf_milvus.search.registry import CANDIDATES
+from cwf_milvus.search.registry import AUTO, CANDIDATES
 from cwf_milvus.search.search import as_hit, ask
 from cwf_milvus.search.stage import Context
 from cwf_milvus.sharing import shared_collection
@@ -103,9 +103,10 @@ class InstanceSearch(Operator):
         limit: rows for a query.
         filter: a Milvus filter expression on the collection's or your own fields.
         output_fields: what follows id and score in a row: "box" (of the match, in the hit's
-            pixels, or []), "classes", "width", "height", or fields of your own.
+            pixels, or []), "inliers" (keypoints that agree, or 0), "classes", "width", "height", or
+            fields of your own.
         device: where the network runs; None for the GPU where there is one.
-        rerank: as in `InstanceCollection.search`, such as "regions".
+        rerank: as in `InstanceCollection.search`, such as "none".
         expand: as in `InstanceCollection.search`, such as 5.
         candidates: as in `InstanceCollection.search`.
         augmented: search the augmented descriptors.
@@ -128,8 +129,8 @@ class InstanceSearch(Operator):
         filter: str | None = None,
         output_fields: Sequence[str] = (),
         device: str | None = None,
-        rerank: Rerank = None,
-        expand: Expand = None,
+        rerank: Rerank = AUTO,
+        expand: Expand = AUTO,
         candidates: int = CANDIDATES,
         augmented: bool = False,
         max_pixels: int | None = None,
@@ -192,8 +193,8 @@ class CamRerank(Operator):
     Args:
         uri: as in `InstanceInsert`.
         collection: its name; it must hold the hits.
-        method: "regions", "classes", "online", "class-matched" or "cam", the paper's own, which
-            reads the hits' photos.
+        method: "auto", the best that the collection can do; "regions", "spatial", "classes",
+            "online", "class-matched"; or "cam", the paper's own, which reads the hits' photos.
         expand: hits that query expansion then uses; it searches the collection anew, for as many
             hits as came. 0 for none. Other expansions by name, as in `InstanceCollection.search`.
         output_fields: as in `InstanceSearch`.
@@ -213,13 +214,14 @@ class CamRerank(Operator):
         self,
         uri: str,
         collection: str,
-        method: str = "regions",
-        expand: int | str = 0,
+        method: str = AUTO,
+        expand: int | str = AUTO,
         output_fields: Sequence[str] = (),
         device: str | None = None,
     ) -> None:
-        self._stages = chosen_stages(method, expand or None)
+        chosen_stages(method, expand or None)  # what cannot be is refused before Milvus is asked
         self.photos = shared_collection(uri, collection, device=device)
+        self._stages = chosen_stages(method, expand or None, gallery=self.photos)
         self.output_fields = tuple(output_fields)
 
     def __call__(self, image: Any, box: Any, hits: Sequence[Any]) -> list[Row]:
@@ -277,6 +279,8 @@ def as_rows(found: Sequence[Any], fields: Sequence[str]) -> list[Row]:
 
 def _field(found: Any, name: str) -> Any:
     """Return a field of a hit; what it lacks is "" or [], as Towhee loses rows over a None."""
+    if name == "inliers":
+        return getattr(found, name, None) or 0
     if name not in ("box", "classes", "width", "height"):
         value = found.metadata.get(name)
         return "" if value is None else value

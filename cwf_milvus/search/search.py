@@ -19,7 +19,7 @@ from cwf_milvus.photos.box import Box, BoxLike
 from cwf_milvus.search.choose import Expand, Rerank, chosen_stages, run_stages
 from cwf_milvus.search.gallery import Gallery
 from cwf_milvus.search.garbage import no_garbage_collection
-from cwf_milvus.search.registry import CANDIDATES
+from cwf_milvus.search.registry import AUTO, CANDIDATES, NONE
 from cwf_milvus.search.stage import Context, Stage
 from cwf_milvus.store.augmentation import augmented_search
 from cwf_milvus.store.client import TOP_K, check_limit
@@ -37,8 +37,8 @@ def search(
     limit: int = 20,
     filter: str | None = None,
     candidates: int = CANDIDATES,
-    rerank: Rerank = None,
-    expand: Expand = None,
+    rerank: Rerank = AUTO,
+    expand: Expand = AUTO,
     stages: Sequence[Stage] | None = None,
     like: Sequence[str] | str = (),
     unlike: Sequence[str] | str = (),
@@ -46,7 +46,9 @@ def search(
     max_pixels: int | None = None,
 ) -> Hits | list[Hits]:
     """Find photos of the thing in a query photo; see `InstanceCollection.search`."""
-    chosen = chosen_stages(rerank, expand, stages)
+    if unlike and rerank == AUTO:
+        rerank = NONE  # only descriptors can look away from something
+    chosen = chosen_stages(rerank, expand, stages, gallery)
     options: dict[str, Any] = {
         "limit": limit,
         "filter": filter,

@@ -319,6 +319,14 @@ class PhotoRows:
         """Return the stored vectors of photos; see `StoredVectors.read`."""
         return self._vectors.read(wanted, kinds)
 
+    def has_keypoints(self) -> bool:
+        """Tell whether rows have room for keypoints."""
+        return self.layout.n_keypoints > 0
+
+    def has_graph(self) -> bool:
+        """Tell whether there is a graph of the photos."""
+        return False
+
     def _row_bytes(self, rows: Sequence[Mapping[str, Any]]) -> int:
         extra = max((len(str(self.layout.metadata_of(row))) for row in rows), default=0)
         return self.layout.row_bytes + 4 * extra
