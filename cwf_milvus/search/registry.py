@@ -87,6 +87,12 @@ STAGES: dict[str, Registered] = {
         "the best-answering stored vectors of the top hits score the candidates again",
         hits=1,
     ),
+    "graph": Registered(
+        "expand",
+        "graph:GraphExpansion",
+        (),
+        "what resembles the best hits on the graph of the photos that `cwf-milvus graph` builds",
+    ),
     "aqe": Registered(
         "expand",
         "expansion:AlphaExpansion",

@@ -117,9 +117,15 @@ def search_queries(
                 for query, rows in zip(asked, answers, strict=True)
             ]
 
+    def look_up(query: Query, uris: Sequence[str]) -> list[Hit]:
+        wanted = [uri for uri in uris if uri not in without]
+        rows = gallery.get(wanted, filter=filter) if wanted else []
+        names = gallery.encoder.class_names
+        return [as_hit(query, row, 0, names).but(stages=()) for row in rows if row is not None]
+
     descriptors = np.stack([query.encoding.descriptor for query in queries])
     answers = find(queries, descriptors, depth)
-    context = Context(gallery, find, depth)
+    context = Context(gallery, find, depth, look_up=look_up)
     answers = run_stages(stages, queries, answers, context, candidates)
     return [Hits(query, hits[:limit]) for query, hits in zip(queries, answers, strict=True)]
 

@@ -26,12 +26,15 @@ class Context:
             hits of each; None where there is nothing to search.
         depth: how many hits a new search fetches.
         wanted: which of the hits' vectors the stages that follow read.
+        look_up: from a query and uris to those of the photos that the search's filter lets in, as
+            hits without a score; None where there is nothing to look in.
     """
 
     gallery: Gallery | None = None
     find: Callable[[Sequence[Query], np.ndarray, int], list[list[Hit]]] | None = None
     depth: int = 100
     wanted: frozenset[Kind] = frozenset(KINDS)
+    look_up: Callable[[Query, Sequence[str]], list[Hit]] | None = None
 
 
 class Stage:

@@ -15,6 +15,7 @@ from cwf_milvus.encode.kept import LastUsed
 from cwf_milvus.errors import CollectionError, SettingsError
 from cwf_milvus.store.class_rows import ClassRows
 from cwf_milvus.store.client import MESSAGE_BYTES, METRIC, Store, check_limit
+from cwf_milvus.store.graph import Graph
 from cwf_milvus.store.layout import PLAIN_FIELDS, Layout
 from cwf_milvus.store.ledger import Ledger
 from cwf_milvus.store.refusals import (
@@ -206,12 +207,15 @@ class PhotoRows:
                 self.store.delete(self.name, "uri", there)
         return len(there)
 
-    def get(self, uris: Iterable[str], *, vectors: bool = False) -> list[Row | None]:
+    def get(
+        self, uris: Iterable[str], *, vectors: bool = False, filter: str | None = None
+    ) -> list[Row | None]:
         """Return the rows of photos, in the order asked for; None for one that is not there.
 
         Args:
             uris: of the photos.
             vectors: fetch the vectors too, for `Row.unpack`.
+            filter: a Milvus filter expression; photos that it keeps out are not there.
 
         Raises:
             StoreError: Milvus failed.
@@ -223,6 +227,7 @@ class PhotoRows:
             asked,
             [*_SHOWN, *(self.layout.vector_fields if vectors else ())],
             row_bytes=self.layout.row_bytes if vectors else 4096,
+            filter=filter,
         )
         return [as_row(self.layout, found[uri]) if uri in found else None for uri in asked]
 
@@ -323,9 +328,14 @@ class PhotoRows:
         """Tell whether rows have room for keypoints."""
         return self.layout.n_keypoints > 0
 
+    @cached_property
+    def graph(self) -> Graph:
+        """The graph of the photos, which `build_graph` makes."""
+        return Graph(self.store, self.name)
+
     def has_graph(self) -> bool:
-        """Tell whether there is a graph of the photos."""
-        return False
+        """Tell whether there is a graph of the photos that can be searched."""
+        return self.graph.ready()
 
     def _row_bytes(self, rows: Sequence[Mapping[str, Any]]) -> int:
         extra = max((len(str(self.layout.metadata_of(row))) for row in rows), default=0)
@@ -339,6 +349,7 @@ class PhotoRows:
             "uri": self.store.uri,
             "collection": self.name,
             "photos": self.count(),
+            "photos_in_graph": self.graph.count() if self.has_graph() else 0,
             "milvus": self.store.call("get_server_version"),
             "index": index.get("index_type"),
             "metric": index.get("metric_type"),
