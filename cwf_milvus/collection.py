@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from cwf_milvus.errors import CollectionError, MismatchError
 from cwf_milvus.store.augmentation import Augmentation, Augmented, augment
+from cwf_milvus.store.calibration import model_of
 from cwf_milvus.store.class_rows import ClassRows
 from cwf_milvus.store.client import Store
 from cwf_milvus.store.layout import Layout
@@ -273,6 +274,7 @@ class InstanceCollection(PhotoRows):
         like: Sequence[str] | str = (),
         unlike: Sequence[str] | str = (),
         augmented: bool = False,
+        min_certainty: float | None = None,
         max_pixels: int | None = None,
     ) -> list[Hits]: ...
     @overload
@@ -290,6 +292,7 @@ class InstanceCollection(PhotoRows):
         like: Sequence[str] | str = (),
         unlike: Sequence[str] | str = (),
         augmented: bool = False,
+        min_certainty: float | None = None,
         max_pixels: int | None = None,
     ) -> Hits: ...
     def search(
@@ -306,6 +309,7 @@ class InstanceCollection(PhotoRows):
         like: Sequence[str] | str = (),
         unlike: Sequence[str] | str = (),
         augmented: bool = False,
+        min_certainty: float | None = None,
         max_pixels: int | None = None,
     ) -> Hits | list[Hits]:
         """Find photos of the thing in a query photo.
@@ -328,18 +332,22 @@ class InstanceCollection(PhotoRows):
             like: uris of stored photos; in place of `images`, look for more like these.
             unlike: uris of stored photos to look away from, beside `like`.
             augmented: search the augmented descriptors, which `augment` made.
+            min_certainty: leave out hits that are less certain, from 0 to 1 (docs/certainty.md), or
+                of which it cannot be told.
             max_pixels: largest query that is read, in place of the encoder's own limit.
 
         Returns:
             `Hits`, best first; a list of `Hits` for a list of queries. The query's own photo is
             among them where it is in the collection; photos named in `like` and `unlike` are not.
+            Where the regions were compared, hits have their `certainty`, and `Hits.found` says
+            whether the thing is there at all.
 
         Raises:
             ImageError: a query that cannot be decoded.
             BoxError: a box that is malformed, empty or outside its photo.
             FilterError: Milvus refused the filter.
             SettingsError: a limit or stage that cannot be, boxes that do not go with the queries,
-                or both `images` and `like`.
+                both `images` and `like`, or `min_certainty` where certainty cannot be told.
             CollectionError: a uri in `like` or `unlike` that is not stored, or augmented
                 descriptors that were never made.
             StoreError: Milvus failed.
@@ -359,6 +367,7 @@ class InstanceCollection(PhotoRows):
             like=like,
             unlike=unlike,
             augmented=augmented,
+            min_certainty=min_certainty,
             max_pixels=max_pixels,
         )
 
@@ -404,6 +413,7 @@ class InstanceCollection(PhotoRows):
         """Return what the collection holds and how it was made, as plain JSON values."""
         about = self.sidecar.manifest
         index = self.store.index(self.name, "descriptor")
+        model = model_of(self.sidecar)
         return {
             "uri": self.store.uri,
             "collection": self.name,
@@ -419,6 +429,7 @@ class InstanceCollection(PhotoRows):
             "class_rows": self.class_rows is not None,
             "bytes_per_photo": self.layout.row_bytes,
             "whitening": about["whitening"],
+            "certainty": None if model is None else model.origin,
             "fingerprint": about["fingerprint"],
             "settings": about["settings"],
         }

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cwf_milvus import __version__
+from cwf_milvus.cli.calibrate import add_calibrate
 from cwf_milvus.cli.index import add_index
 from cwf_milvus.cli.options import (
     OK,
@@ -106,6 +107,7 @@ def build_parser() -> argparse.ArgumentParser:
         add_index,
         add_search,
         _add_augment,
+        add_calibrate,
         _add_info,
         _add_verify,
         _add_remove,
