@@ -26,6 +26,7 @@ from cwf_milvus.evaluation.runner import BoxedQuery, ask_boxes, ask_whole
 from cwf_milvus.method.certainty import (
     FIRST_HITS,
     CertaintyModel,
+    Curve,
     certainties,
     fit_certainty,
     threshold_at,
@@ -221,9 +222,8 @@ def plot(own: dict[str, Found], models: dict[str, CertaintyModel], path: Path) -
             x = np.bincount(places, told)[used] / counts[used]
             y = np.bincount(places, found.right)[used] / counts[used]
             axis.plot(x, y, color=colours[asked], linewidth=1.2, zorder=2)
-            axis.scatter(
-                x, y, s=12 + 14 * np.log10(counts[used]), color=colours[asked], zorder=3, label=asked
-            )
+            sizes = 12 + 14 * np.log10(counts[used])
+            axis.scatter(x, y, s=sizes, color=colours[asked], zorder=3, label=asked)
         axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="certainty", aspect="equal")
         axis.set_title("by the score alone" if alone else "by score and inliers", fontsize=11)
         axis.grid(color="#ddd", linewidth=0.6)
@@ -248,12 +248,12 @@ def shipped(models: dict[str, CertaintyModel], own: dict[str, Found]) -> Certain
     )
 
 
-def rounded(curve, threshold: float):
+def rounded(curve: Curve, threshold: float) -> Curve:
     """Return a curve as four digits have it, its threshold rounded up to a hundredth."""
     return replace(
         curve,
         bias=round(curve.bias, 4),
-        weights=tuple(round(weight, 4) for weight in curve.weights),
+        weight=round(curve.weight, 4),
         threshold=float(np.ceil(100 * threshold) / 100),
     )
 

@@ -1,7 +1,9 @@
 """Certainty: the chance that a hit shows the thing, from its score and the keypoints that agree.
 
-Logistic regression on the logarithm of the squared late interaction and on the inliers of spatial
-verification; where no keypoints are stored, on the score alone.
+``certainty = 1 / (1 + exp(-(bias + weight · log(score + .025 · log(1 + inliers)))))``: logistic
+regression on one number, the squared late interaction raised by the inliers of spatial
+verification. Of hits for which no keypoints were looked for the score alone decides, by a curve of
+its own.
 """
 
 from __future__ import annotations
@@ -23,41 +25,42 @@ PRECISION: Final = 0.95
 FEWEST: Final = 10
 """Right hits, and wrong ones, below which nothing can be fitted."""
 
-_LOWEST_SCORE = 1e-4
-_MANY_INLIERS = 40
-_TERMS = ("log score", "log(1 + inliers)", "min(inliers, 40) / 40")
+_OF_INLIERS = 0.025  # docs/certainty.md
+_LOWEST = 1e-4
 
 
 @dataclass(frozen=True)
 class Curve:
-    """``certainty = 1 / (1 + exp(-(bias + weights · terms)))``.
+    """A logistic curve of the logarithm of the evidence.
 
     Attributes:
-        bias: of the logistic curve.
-        weights: of log score, log(1 + inliers) and min(inliers, 40) / 40, or of log score alone;
-            none is negative, so that a better hit is never less certain.
-        threshold: the certainty at or above which PRECISION of the hits are right.
+        bias: of the curve.
+        weight: of the logarithm; above 0, so that a better hit is never less certain.
+        threshold: the certainty from which PRECISION of the hits are right.
     """
 
     bias: float
-    weights: tuple[float, ...]
+    weight: float
     threshold: float
 
     def __post_init__(self) -> None:
         """Raise `SettingsError` for numbers that are no such curve."""
-        numbers = (self.bias, *self.weights, self.threshold)
-        if len(self.weights) not in (1, len(_TERMS)) or not all(map(_is_number, numbers)):
+        for name, value in vars(self).items():
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, int | float)
+                or not -99 < value < 99
+            ):
+                raise SettingsError(f"{name}={value!r:.40} is no number between -99 and 99")
+        if self.weight <= 0 or not 0 <= self.threshold <= 1:
             raise SettingsError(
-                f"{len(self.weights)} weights, or one that is no number below a million"
+                f"weight={self.weight} is not above 0, or threshold={self.threshold} no certainty"
             )
-        if min(self.weights) < 0 or not 0 <= self.threshold <= 1:
-            raise SettingsError("a negative weight, or a threshold that is not from 0 to 1")
 
-    def at(self, terms: np.ndarray) -> np.ndarray:
-        """Return the certainty of terms of shape (n, weights)."""
-        # The tangent saturates where exp would overflow.
-        linear = self.bias + terms @ np.asarray(self.weights)
-        return np.asarray((1 + np.tanh(linear / 2)) / 2)
+    def at(self, logarithms: np.ndarray) -> np.ndarray:
+        """Return the certainty at logarithms of the evidence, of any shape."""
+        # In this form nothing overflows.
+        return np.asarray((1 + np.tanh((self.bias + self.weight * logarithms) / 2)) / 2)
 
 
 @dataclass(frozen=True)
@@ -66,19 +69,13 @@ class CertaintyModel:
 
     Attributes:
         origin: what it was fitted on, in words.
-        score_alone: for hits of which no keypoints were looked for.
-        verified: for hits of which they were; None where there were none to fit it on.
+        score_alone: for hits for which no keypoints were looked for.
+        verified: for hits for which they were; None where there were none to fit it on.
     """
 
     origin: str
     score_alone: Curve
     verified: Curve | None = None
-
-    def __post_init__(self) -> None:
-        """Raise `SettingsError` for curves of the wrong terms."""
-        of_all = len(_TERMS) if self.verified is None else len(self.verified.weights)
-        if len(self.score_alone.weights) != 1 or of_all != len(_TERMS):
-            raise SettingsError("a curve with the weights of another")
 
     def to_json(self) -> str:
         """Return it as JSON."""
@@ -93,19 +90,20 @@ class CertaintyModel:
         """
         try:
             values = json.loads(text)
-            alone, verified = values["score_alone"], values["verified"]
-            origin = values["origin"]
-            if not isinstance(origin, str) or set(values) != {"origin", "score_alone", "verified"}:
-                raise ValueError("other fields than origin, score_alone and verified")
-            return cls(
-                "".join(filter(str.isprintable, origin)),  # it is shown on terminals
-                _curve(alone),
-                None if verified is None else _curve(verified),
-            )
-        except (ValueError, KeyError, TypeError, RecursionError, SettingsError) as error:
+            origin = values.pop("origin")
+            if not isinstance(origin, str):
+                raise TypeError(f"origin is a {type(origin).__name__}")
+            alone = Curve(**values.pop("score_alone"))
+            verified = values.pop("verified")
+            if values:
+                raise ValueError(f"unknown fields {', '.join(values)}")
+            # It is shown on terminals, so it must not steer them.
+            shown = "".join(filter(str.isprintable, origin))
+            return cls(shown, alone, None if verified is None else Curve(**verified))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            what = "".join(filter(str.isprintable, str(error)))[:200]
             raise SettingsError(
-                f"{name} is damaged ({type(error).__name__}: {str(error)[:200]}): fit it anew with "
-                "`cwf-milvus calibrate`"
+                f"{name} is damaged ({what}): fit it anew with `cwf-milvus calibrate`"
             ) from error
 
 
@@ -136,8 +134,7 @@ def fit_certainty(
 ) -> CertaintyModel:
     """Fit a model on hits of which it is known whether they are right.
 
-    Hits are not weighed: weights for the rarer kind would shift the chance. A term whose weight
-    would be negative is left out.
+    All hits weigh alike: weights for the rarer kind would shift the chance.
 
     Args:
         scores: squared late interaction, of shape (n,).
@@ -155,13 +152,13 @@ def fit_certainty(
             f"{right.sum()} right and {(~right).sum()} wrong hits: at least {FEWEST} of each are "
             "needed to fit certainty; give more queries"
         )
-    terms = _terms(np.asarray(scores, np.float64), inliers)
-    looked_for = ~np.isnan(terms).any(axis=1) & (inliers is not None)
-    return CertaintyModel(
-        origin,
-        _fitted(terms[:, :1], right),
-        _fitted(terms[looked_for], right[looked_for]) if _are_enough(right[looked_for]) else None,
-    )
+    alone = _fitted(_evidence(scores, None), right)
+    verified = None
+    if inliers is not None:
+        looked_for = ~np.isnan(inliers)
+        if _are_enough(right[looked_for]):
+            verified = _fitted(_evidence(scores, inliers)[looked_for], right[looked_for])
+    return CertaintyModel(origin, alone, verified)
 
 
 def threshold_at(
@@ -190,61 +187,34 @@ def _told(
     scores: np.ndarray, inliers: np.ndarray | None, model: CertaintyModel
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the certainty of each hit, and the threshold that counts for it."""
-    scores = np.asarray(scores, np.float64)
-    terms = _terms(scores, inliers)
-    found = model.score_alone.at(terms[:, :1])
-    thresholds = np.full(len(scores), model.score_alone.threshold)
+    found = model.score_alone.at(_evidence(scores, None))
+    thresholds = np.full(found.shape, model.score_alone.threshold)
     if model.verified is not None and inliers is not None:
-        looked_for = ~np.isnan(terms).any(axis=1)
-        found[looked_for] = model.verified.at(terms[looked_for])
+        looked_for = ~np.isnan(inliers)
+        found[looked_for] = model.verified.at(_evidence(scores, inliers)[looked_for])
         thresholds[looked_for] = model.verified.threshold
     return found, thresholds
 
 
-def _terms(scores: np.ndarray, inliers: np.ndarray | None) -> np.ndarray:
-    """Return the terms of each hit, of shape (H, 3), or (H, 1) without inliers."""
-    logarithms = np.log(np.maximum(scores, _LOWEST_SCORE))
-    if inliers is None:
-        return logarithms[:, None]
-    counts = np.asarray(inliers, np.float64)
-    return np.stack(
-        [logarithms, np.log1p(counts), np.minimum(counts, _MANY_INLIERS) / _MANY_INLIERS], axis=1
-    )
+def _evidence(scores: np.ndarray, inliers: np.ndarray | None) -> np.ndarray:
+    """Return ``log(score + .025 · log(1 + inliers))``, or ``log score``."""
+    agreeing = 0.0 if inliers is None else _OF_INLIERS * np.log1p(inliers)
+    return np.asarray(np.log(np.maximum(np.asarray(scores, np.float64) + agreeing, _LOWEST)))
 
 
 def _are_enough(right: np.ndarray) -> bool:
-    return min(right.sum(), (~right).sum()) >= FEWEST
+    return bool(min(right.sum(), (~right).sum()) >= FEWEST)
 
 
-def _fitted(terms: np.ndarray, right: np.ndarray) -> Curve:
+def _fitted(logarithms: np.ndarray, right: np.ndarray) -> Curve:
     from sklearn.linear_model import LogisticRegression  # takes a second, and few fit
 
-    kept = list(range(terms.shape[1]))
-    while kept:
-        fitted = LogisticRegression(max_iter=1000).fit(terms[:, kept], right)
-        found = fitted.coef_[0]
-        if found.min() >= 0:
-            break
-        del kept[int(found.argmin())]
-    if not kept:
+    fitted = LogisticRegression().fit(logarithms[:, None], right)
+    bias, weight = float(fitted.intercept_[0]), float(fitted.coef_[0, 0])
+    if weight <= 0:
         raise SettingsError(
             "the right hits score no higher than the wrong ones: check the ground truth"
         )
-    weights = np.zeros(terms.shape[1])
-    weights[kept] = found
-    bias = float(fitted.intercept_[0])
-    curve = Curve(bias, tuple(map(float, weights)), 1.0)
-    threshold, _ = threshold_at(curve.at(terms), right)
+    threshold, _ = threshold_at(Curve(bias, weight, 1).at(logarithms), right)
     # Below .5 the thing would be told to be there where it is likelier not.
-    return Curve(bias, curve.weights, max(0.5, threshold))
-
-
-def _curve(values: dict[str, object]) -> Curve:
-    weights = values["weights"]
-    if not isinstance(weights, list) or set(values) != {"bias", "weights", "threshold"}:
-        raise ValueError("other fields than bias, weights and threshold")
-    return Curve(values["bias"], tuple(weights), values["threshold"])  # type: ignore[arg-type]
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e6
+    return Curve(bias, weight, max(0.5, threshold))
