@@ -182,11 +182,11 @@ def how_often_alarmed(
             found = present.best(told)
             truly = present.best(told, present.right)
             row: list[object] = [f"`{asked}`", "score alone" if alone else "score and inliers"]
-            for at in (0.3, 0.5, curve.threshold, 0.9):
+            for at in (0.5, 0.6, curve.threshold, 0.8, 0.9):
                 shares = [float(np.mean(best >= at)) for best in (alarmed, found, truly)]
                 row.append(" / ".join(f"{share:.3f}".lstrip("0") for share in shares))
             rows.append(row)
-    table(["queries", "by", ".3", ".5", "default", ".9"], rows)
+    table(["queries", "by", ".5", ".6", "default", ".8", ".9"], rows)
 
 
 def at_one_wrong(own: dict[str, Found], models: dict[str, CertaintyModel]) -> None:
