@@ -124,7 +124,7 @@ def run_demo(
             say(str(hits))
     from cwf_milvus.answers.page import save_page
 
-    page = save_page([(hits.query, hits) for hits in answers], root / "hits.html")
+    page = save_page([(hits.query, hits, hits.found) for hits in answers], root / "hits.html")
     say(f"\nthe same with pictures: {page.resolve()}")
     return Outcome(report, answers, page, root)
 

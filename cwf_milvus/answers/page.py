@@ -20,7 +20,7 @@ import numpy as np
 import PIL.Image
 
 from cwf_milvus.answers.drawing import draw_box, draw_matches, draw_polygon
-from cwf_milvus.answers.hits import Hit, Query
+from cwf_milvus.answers.hits import NOT_HERE, Hit, Query
 from cwf_milvus.errors import BoxError, SettingsError
 from cwf_milvus.files import write_whole
 from cwf_milvus.photos.box import Box
@@ -62,6 +62,8 @@ grid-template-columns:repeat(auto-fill,minmax(min(100%,15rem),1fr))}
 .cwf .classes{display:flex;flex-wrap:wrap;gap:.3rem;margin:.4rem 0}
 .cwf .classes span{border-radius:1rem;padding:0 .55rem;font-size:.82rem;background:#8883}
 .cwf .note{border-left:3px solid #e0701a;padding-left:.5rem;font-size:.85rem}
+.cwf .absent{border:1px solid #8885;border-left:4px solid #6b8fb5;border-radius:8px;
+background:#6b8fb51f;padding:.65rem .9rem;margin:0 0 1rem}
 .cwf dl{display:grid;grid-template-columns:minmax(4rem,auto) 1fr;gap:.1rem .6rem;margin:.4rem 0}
 .cwf dd{margin:0;font-size:.85rem}
 .cwf details{font-size:.85rem;margin-top:.4rem}
@@ -82,16 +84,20 @@ h1{font:600 1.4rem/1.3 system-ui,sans-serif;margin:0 0 1.25rem}
 """
 
 
-def hits_fragment(query: Query, hits: Sequence[Hit]) -> str:
+def hits_fragment(query: Query, hits: Sequence[Hit], found: bool | None = None) -> str:
     """Return an answer as HTML for a notebook: the query with its box, and the first hits.
+
+    Where the thing was not found, a line above the nearest says so.
 
     A photo that cannot be read any more is a labelled gap, never an exception.
     """
-    section = _section(query, hits, _NOTEBOOK_HITS, _Photos(_NOTEBOOK_SIDE))
+    section = _section(query, hits, found, _NOTEBOOK_HITS, _Photos(_NOTEBOOK_SIDE))
     return f'<div class="cwf"><style>{_STYLE}</style>{section}</div>'
 
 
-def save_page(results: Sequence[tuple[Query, Sequence[Hit]]], path: str | Path) -> Path:
+def save_page(
+    results: Sequence[tuple[Query, Sequence[Hit], bool | None]], path: str | Path
+) -> Path:
     """Write answers as one HTML page without scripts, links or files beside it.
 
     Each hit has its rank, score, shared classes, metadata, where the thing is drawn on it (a solid
@@ -100,7 +106,8 @@ def save_page(results: Sequence[tuple[Query, Sequence[Hit]]], path: str | Path) 
     labelled gap that names the reason. The page appears whole or not at all.
 
     Args:
-        results: query and hits of one answer or several, each becomes a section.
+        results: query, hits and whether the thing was found (None: cannot be told), of one answer
+            or several; each becomes a section.
         path: the file; one that is there is replaced.
 
     Returns:
@@ -120,7 +127,7 @@ def save_page(results: Sequence[tuple[Query, Sequence[Hit]]], path: str | Path) 
         "img-src data:; style-src 'unsafe-inline'\">",
         f"<title>{_text(title)}</title><style>{_PAGE_STYLE}{_STYLE}</style></head>",
         '<body class="cwf"><h1>What was found</h1><main>',
-        *(_section(query, hits, len(hits), photos) for query, hits in results),
+        *(_section(query, hits, found, len(hits), photos) for query, hits, found in results),
         "</main></body></html>\n",
     ]
     try:
@@ -164,7 +171,9 @@ class _Photos:
         return _Photo(small, (small.width / width, small.height / height))
 
 
-def _section(query: Query, hits: Sequence[Hit], at_most: int, photos: _Photos) -> str:
+def _section(
+    query: Query, hits: Sequence[Hit], found: bool | None, at_most: int, photos: _Photos
+) -> str:
     about = f"box {_numbers(query.box)}, " if query.box else ""
     count = f"{len(hits)} hit{'' if len(hits) == 1 else 's'}" if hits else "no hits"
     asked, picture = None, ""
@@ -175,7 +184,9 @@ def _section(query: Query, hits: Sequence[Hit], at_most: int, photos: _Photos) -
     return "".join(
         [
             f'<section><figure class="query">{picture}<figcaption><h2>{_text(query.name)}</h2>',
-            f'<p class="about">{about}{count}</p></figcaption></figure><ol>',
+            f'<p class="about">{about}{count}</p></figcaption></figure>',
+            _absent(hits) if found is False else "",
+            "<ol>",
             *(_card(hit, rank, asked, photos) for rank, hit in enumerate(hits[:at_most], start=1)),
             "</ol>",
             f"<p>{rest} more are not shown: save(&quot;hits.html&quot;) writes all.</p>"
@@ -184,6 +195,12 @@ def _section(query: Query, hits: Sequence[Hit], at_most: int, photos: _Photos) -
             "</section>",
         ]
     )
+
+
+def _absent(hits: Sequence[Hit]) -> str:
+    words = NOT_HERE.capitalize()
+    nearest = " These are the nearest." if hits else ""
+    return f'<p class="absent" role="status"><strong>{words}.</strong>{nearest}</p>'
 
 
 def _card(hit: Hit, rank: int, asked: _Photo | None, photos: _Photos) -> str:
@@ -196,6 +213,9 @@ def _card(hit: Hit, rank: int, asked: _Photo | None, photos: _Photos) -> str:
             _framed(own, f"Hit {rank}, {name}", hit.box, hit.polygon, hit.framed_by == "region"),
             f'<figcaption><p class="top"><span class="rank">{rank}</span> <span class="name">',
             f'{_text(name)}</span> <span class="score">score {hit.score:.4f}</span></p>',
+            f'<p class="about">certainty {hit.certainty:.0%}</p>'
+            if hit.certainty is not None
+            else "",
             f'<p class="uri">{_text(hit.uri)}</p>' if name != hit.uri else "",
             f'<div class="classes">{classes}</div>' if classes else "",
             f'<p class="note">{_text(hit.note)}</p>' if hit.note else "",

@@ -67,6 +67,12 @@ def add_search(commands: Any) -> None:
         "--augmented", action="store_true", help="search the descriptors that augment made"
     )
     command.add_argument(
+        "--min-certainty",
+        type=float,
+        metavar="C",
+        help="leave out hits that are less certain, from 0 to 1",
+    )
+    command.add_argument(
         "--explain", action="store_true", help="print each stage's score and rank of each hit"
     )
     command.add_argument("--json", action="store_true", help="print JSON, an object a query")
@@ -105,6 +111,7 @@ def run(arguments: argparse.Namespace) -> int:
             "rerank": _stages(arguments.rerank),
             "expand": arguments.expand,
             "augmented": arguments.augmented,
+            "min_certainty": arguments.min_certainty,
             "max_pixels": arguments.max_pixels,
         }
         if arguments.like or arguments.unlike:
@@ -118,7 +125,8 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.html:
             from cwf_milvus.answers.page import save_page
 
-            page = save_page([(hits.query, hits) for hits in answers], arguments.html)
+            shown = [(hits.query, hits, hits.found) for hits in answers]
+            page = save_page(shown, arguments.html)
             print(f"written: {page}", file=sys.stderr)
     for hits in answers:
         if arguments.json:

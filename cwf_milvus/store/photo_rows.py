@@ -13,6 +13,7 @@ import numpy as np
 from cwf_milvus.encode.encoding import Encoding, Kind, Stored, Vectors
 from cwf_milvus.encode.kept import LastUsed
 from cwf_milvus.errors import CollectionError, SettingsError
+from cwf_milvus.store.calibration import model_of
 from cwf_milvus.store.class_rows import ClassRows
 from cwf_milvus.store.client import MESSAGE_BYTES, METRIC, Store, check_limit
 from cwf_milvus.store.graph import Graph
@@ -345,6 +346,7 @@ class PhotoRows:
         """Return what the collection holds and how it was made, as plain JSON values."""
         about = self.sidecar.manifest
         index = self.store.index(self.name, "descriptor")
+        model = model_of(self.sidecar)
         return {
             "uri": self.store.uri,
             "collection": self.name,
@@ -361,6 +363,7 @@ class PhotoRows:
             "class_rows": self.class_rows is not None,
             "bytes_per_photo": self.layout.row_bytes,
             "whitening": about["whitening"],
+            "certainty": None if model is None else model.origin,
             "fingerprint": about["fingerprint"],
             "settings": about["settings"],
         }
