@@ -42,8 +42,14 @@ def __getattr__(name: str) -> Any:
 
 def _formerly(path: str, now: str) -> None:
     """Let a module be imported by the path that it had; nothing is loaded until it is used."""
+
+    def found(name: str) -> Any:
+        if name.startswith("__"):  # `inspect` asks every module, in the middle of imports too
+            raise AttributeError(name)
+        return getattr(import_module(now), name)
+
     alias = ModuleType(path)
-    alias.__getattr__ = lambda name: getattr(import_module(now), name)  # type: ignore[method-assign]
+    alias.__getattr__ = found  # type: ignore[method-assign]
     sys.modules[path] = alias
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 import threading
+import uuid
 
 import pytest
 from test_collection import TinyEncoder, encoding
@@ -16,19 +17,18 @@ class Killed(BaseException):
     """The process ends here."""
 
 
-@pytest.fixture(params=["lite", pytest.param("server", marks=pytest.mark.server)])
-def place(request, tmp_path):
-    if request.param == "lite":
-        return str(tmp_path / "photos.db")
-    return request.getfixturevalue("server").uri
-
-
 @pytest.fixture
-def photos(place, request):
-    name = f"ledger_{abs(hash(request.node.name))}"
-    with InstanceCollection.create(place, name, TinyEncoder()) as made:
+def photos(request, tmp_path):
+    place = getattr(request, "param", "lite")
+    uri = tmp_path / "photos.db" if place == "lite" else request.getfixturevalue("server").uri
+    with InstanceCollection.create(uri, f"ledger_{uuid.uuid4().hex}", TinyEncoder()) as made:
         yield made
         made.drop()
+
+
+on_a_server_too = pytest.mark.parametrize(
+    "photos", ["lite", pytest.param("server", marks=pytest.mark.server)], indirect=True
+)  # the others' rows are the same there, and take it seconds each
 
 
 def some(n, start=0):
@@ -74,6 +74,7 @@ def test_writers_that_look_before_either_writes_count_a_photo_once(photos):
         assert (outcome.ok, outcome.rows, outcome.expected) == (True, 1, 1)
 
 
+@on_a_server_too
 def test_a_photo_stored_while_another_writer_removes_it_is_never_lost(photos, monkeypatch):
     """One writes its row, the other removes it all, then the first one's receipt arrives."""
     with InstanceCollection.open(photos.store.uri, photos.name) as other:
@@ -146,6 +147,7 @@ def test_a_removal_that_was_killed_is_told_until_it_is_repeated(photos, monkeypa
     assert photos.verify().missing == uris(2, 3, 4, 5)
 
 
+@on_a_server_too
 def test_removed_rows_that_come_back_are_named_and_are_not_ok(photos):
     photos.upsert(some(3))
     rows = list(photos.raw_rows(uris(0, 1)).values())
@@ -178,7 +180,8 @@ def test_removed_photos_leave_no_name_behind(photos):
     assert sorted(row["uri"] for row in rows) == ["", "/p/1.jpg"]
 
 
-def test_receipts_of_an_earlier_collection_of_the_name_do_not_count(place):
+def test_receipts_of_an_earlier_collection_of_the_name_do_not_count(tmp_path):
+    place = tmp_path / "photos.db"
     first = InstanceCollection.create(place, "again", TinyEncoder())
     first.upsert(some(4))
     with InstanceCollection.open(place, "again") as other:

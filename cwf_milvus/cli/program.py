@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cwf_milvus import __version__
+from cwf_milvus.cli.calibrate import add_calibrate
 from cwf_milvus.cli.evaluate_options import add_evaluate
 from cwf_milvus.cli.graph import add_duplicates, add_graph, add_neighbours
 from cwf_milvus.cli.index import add_index
@@ -91,6 +92,7 @@ def build_parser() -> argparse.ArgumentParser:
         add_graph,
         add_neighbours,
         add_duplicates,
+        add_calibrate,
         add_info,
         add_verify,
         add_remove,

@@ -96,6 +96,10 @@ class ArrayCollection:
             )
         return found
 
+    def has_keypoints(self) -> bool:
+        """Tell whether the encodings have keypoints."""
+        return any(one.keypoints is not None for one in self._encodings)
+
     def build_graph(self, *, neighbours: int = NEIGHBOURS, verify: bool = True) -> None:
         """Build the graph of the photos, in memory, for ``expand="graph"``."""
         self._graph = ArrayGraph(self._encodings, neighbours, verify)

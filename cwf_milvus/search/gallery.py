@@ -46,6 +46,9 @@ class Gallery(Protocol):
     def vectors(self, wanted: Mapping[str, Vectors], kinds: Collection[Kind]) -> dict[str, Vectors]:
         """Return, by uri, photos' vectors with those of some kinds beside what was there."""
 
+    def has_keypoints(self) -> bool:
+        """Tell whether keypoints are stored with the photos."""
+
     def has_graph(self) -> bool:
         """Tell whether there is a graph of the photos."""
 

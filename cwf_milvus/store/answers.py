@@ -55,6 +55,11 @@ def is_unreachable(words: str) -> bool:
     return bool(re.search(_UNREACHABLE, words))
 
 
+def is_released(words: str) -> bool:
+    """Tell whether a collection is to be loaded before it can answer, by the words of an error."""
+    return bool(re.search(r"not loaded|not been loaded|is not load|has been released", words))
+
+
 def advice(words: str, is_lite: bool) -> str:
     """Return what to do about a failure.
 

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from pymilvus import CollectionSchema, MilvusClient
 
 from cwf_milvus.errors import CollectionError, FilterError, SettingsError, StoreError
-from cwf_milvus.store.answers import MILVUS_ERRORS, advice, is_unreachable, words_of
+from cwf_milvus.store.answers import MILVUS_ERRORS, advice, is_released, is_unreachable, words_of
 from cwf_milvus.store.filters import is_storable, one_of, quoted
 from cwf_milvus.store.lite import (
     CONNECT_SECONDS,
@@ -88,13 +88,23 @@ class Store:
     def call(self, method: str, *args: Any, **options: Any) -> Any:
         """Call a method of the `MilvusClient`, with a time limit.
 
+        A collection that somebody released is loaded, and asked once again.
+
         Raises:
             StoreError: Milvus refused, failed or did not answer in time.
         """
         if self._client is None:
             raise StoreError(f"the connection to {self.uri} is closed: open the collection again")
+        called = getattr(self._client, method)
+        options = {"timeout": self.timeout, **options}
         try:
-            return getattr(self._client, method)(*args, **{"timeout": self.timeout, **options})
+            try:
+                return called(*args, **options)
+            except MILVUS_ERRORS as error:
+                if not args or not is_released(words_of(error)):
+                    raise
+                self._client.load_collection(args[0], timeout=LOAD_SECONDS)
+                return called(*args, **options)
         except (*MILVUS_ERRORS, OSError) as error:
             raise self._failure(method.replace("_", " "), error) from error
 
@@ -165,6 +175,11 @@ class Store:
             if not self.index(collection, vector):
                 # pymilvus would sleep half a second for an index of nothing
                 self.call("create_index", collection, params, sync=False)
+
+    def name_of(self, collection: str) -> str:
+        """Return the name of a collection that may be named by an alias."""
+        about = self.call("describe_collection", collection)
+        return str(about.get("collection_name") or collection)
 
     def mark_of(self, collection: str) -> str:
         """Return what the creation of a collection is known by; "" for one without a mark."""

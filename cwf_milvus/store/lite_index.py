@@ -50,5 +50,7 @@ def _is_copy(index: Path, vectors: np.ndarray) -> bool:
         kept = np.load(index, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return False
+    if not isinstance(kept, np.memmap) or kept.offset + kept.nbytes != index.stat().st_size:
+        return False
     same = kept.shape == vectors.shape and kept.dtype == vectors.dtype
     return same and kept.tobytes() == vectors.tobytes()

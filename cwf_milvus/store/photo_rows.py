@@ -13,6 +13,7 @@ import numpy as np
 from cwf_milvus.encode.encoding import Encoding, Kind, Stored, Vectors
 from cwf_milvus.encode.kept import LastUsed
 from cwf_milvus.errors import CollectionError, SettingsError
+from cwf_milvus.store.calibration import model_of
 from cwf_milvus.store.class_rows import ClassRows
 from cwf_milvus.store.client import MESSAGE_BYTES, METRIC, Store, check_limit
 from cwf_milvus.store.graph import Graph
@@ -43,7 +44,7 @@ class PhotoRows:
 
     Args:
         store: the connection.
-        name: of the collection.
+        name: of the collection, or an alias of it.
         encoder: the encoder to use, in place of restoring it; must be the same.
         weights: the network's checkpoint, for an encoder to be restored.
         device: where the restored network runs.
@@ -62,12 +63,12 @@ class PhotoRows:
         weights: str | Path | None = None,
         device: str | torch.device | None = None,
     ) -> None:
-        self.name = name
         self.store = store
         self._restore: dict[str, Any] = {"weights": weights, "device": device}
         self._lock = threading.RLock()
         self._absent: set[str] = set()  # photos asked for, not there, and not stored since
         _must_exist(store, name)
+        self.name = name = store.name_of(name)
         self.sidecar = Sidecar(store, name)
         self.ledger = Ledger(store, name, self.sidecar.prefix)
         about = self.sidecar.manifest
@@ -324,6 +325,10 @@ class PhotoRows:
         """Return the stored vectors of photos; see `StoredVectors.read`."""
         return self._vectors.read(wanted, kinds)
 
+    def has_keypoints(self) -> bool:
+        """Tell whether rows have room for keypoints."""
+        return self.layout.n_keypoints > 0
+
     @cached_property
     def graph(self) -> Graph:
         """The graph of the photos, which `build_graph` makes."""
@@ -341,6 +346,7 @@ class PhotoRows:
         """Return what the collection holds and how it was made, as plain JSON values."""
         about = self.sidecar.manifest
         index = self.store.index(self.name, "descriptor")
+        model = model_of(self.sidecar)
         return {
             "uri": self.store.uri,
             "collection": self.name,
@@ -357,6 +363,7 @@ class PhotoRows:
             "class_rows": self.class_rows is not None,
             "bytes_per_photo": self.layout.row_bytes,
             "whitening": about["whitening"],
+            "certainty": None if model is None else model.origin,
             "fingerprint": about["fingerprint"],
             "settings": about["settings"],
         }
