@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from cwf_milvus.errors import CollectionError, MismatchError
+from cwf_milvus.errors import CollectionError
+from cwf_milvus.search.registry import CANDIDATES
 from cwf_milvus.store.augmentation import Augmentation, Augmented, augment
-from cwf_milvus.store.class_rows import ClassRows
 from cwf_milvus.store.client import Store
 from cwf_milvus.store.layout import Layout
+from cwf_milvus.store.making import check_made_alike, make_rows
 from cwf_milvus.store.packing import PRECISIONS, Precision
 from cwf_milvus.store.photo_rows import PhotoRows
 from cwf_milvus.store.refusals import check_name, checked_index
-from cwf_milvus.store.sidecar import Sidecar
 from cwf_milvus.store.verification import Verification, verify
 
 if TYPE_CHECKING:  # torch takes seconds, and much is done without it
@@ -27,8 +27,6 @@ if TYPE_CHECKING:  # torch takes seconds, and much is done without it
     from cwf_milvus.photos.box import BoxLike
     from cwf_milvus.search.choose import Expand, Rerank
     from cwf_milvus.search.stage import Stage
-
-CANDIDATES = 200  # docs/reranking.md
 
 
 class InstanceCollection(PhotoRows):
@@ -91,48 +89,16 @@ class InstanceCollection(PhotoRows):
         store = Store(uri, token=token, make=True)
         try:
             kind = checked_index(index, store.is_lite)
-            if not store.call("has_collection", name):
-                about = {"precision": layout.precision, "class_rows": class_rows, "index": kind}
-                if class_rows:
-                    ClassRows(store, name, layout.dim).must_be_free()
-                mark = Sidecar.create(store, name, encoder, **about)
-                try:
-                    store.create(name, layout.schema(), "descriptor", kind, mark=mark)  # now it is
-                except CollectionError:  # another made it meanwhile
-                    Sidecar.discard(store, name, f"{mark}/")
-                    if not exist_ok:
-                        raise
-                else:
-                    return cls(store, name, encoder=encoder)
-            elif not exist_ok:
-                raise CollectionError(
-                    f"the collection {name!r} is in {store.uri} already: open it, or give "
-                    "exist_ok=True"
-                )
-            return cls._reopened(store, name, encoder, class_rows, precision)
+            is_new = make_rows(
+                store, name, encoder, layout, class_rows=class_rows, index=kind, exist_ok=exist_ok
+            )
+            made = cls(store, name, encoder=encoder)
+            if not is_new:
+                check_made_alike(made, class_rows=class_rows, precision=precision)
+            return made
         except BaseException:
             store.close()
             raise
-
-    @classmethod
-    def _reopened(
-        cls,
-        store: Store,
-        name: str,
-        encoder: Encoder,
-        class_rows: bool,
-        precision: Precision | None,
-    ) -> InstanceCollection:
-        """Open what was asked to be created; raises `MismatchError` where it was made otherwise."""
-        there = cls(store, name, encoder=encoder)
-        here = {"class_rows": there.class_rows is not None, "precision": there.layout.precision}
-        for option, asked in (("class_rows", class_rows), ("precision", precision)):
-            if asked is not None and here[option] != asked:
-                raise MismatchError(
-                    f"the collection {name!r} was made with {option}={here[option]!r}, "
-                    f"{option}={asked!r} was asked for"
-                )
-        return there
 
     @classmethod
     def open(
@@ -190,19 +156,6 @@ class InstanceCollection(PhotoRows):
         """Return `info` of a collection, without keeping it open; no network is loaded."""
         with cls.open(uri, name, token=token) as collection:
             return collection.info()
-
-    def __repr__(self) -> str:
-        return f"InstanceCollection({self.store.uri!r}, {self.name!r})"
-
-    def __enter__(self) -> InstanceCollection:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the connection, and let go of a ``.db`` for other processes."""
-        self.store.close()
 
     # Photos and searches
 
@@ -403,29 +356,6 @@ class InstanceCollection(PhotoRows):
         with self._lock:
             self.follow()
             return verify(self, accept=accept)
-
-    def info(self) -> dict[str, Any]:
-        """Return what the collection holds and how it was made, as plain JSON values."""
-        about = self.sidecar.manifest
-        index = self.store.index(self.name, "descriptor")
-        return {
-            "uri": self.store.uri,
-            "collection": self.name,
-            "photos": self.count(),
-            "milvus": self.store.call("get_server_version"),
-            "index": index.get("index_type"),
-            "metric": index.get("metric_type"),
-            "dim": self.layout.dim,
-            "n_classes": self.layout.n_classes,
-            "n_regions": self.layout.n_regions,
-            "n_keypoints": self.layout.n_keypoints,
-            "precision": self.layout.precision,
-            "class_rows": self.class_rows is not None,
-            "bytes_per_photo": self.layout.row_bytes,
-            "whitening": about["whitening"],
-            "fingerprint": about["fingerprint"],
-            "settings": about["settings"],
-        }
 
     def drop(self) -> None:
         """Delete the collection with its encoder and all its photos' rows, and close.

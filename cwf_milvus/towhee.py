@@ -21,7 +21,7 @@ from towhee.runtime.runtime_pipeline import RuntimePipeline
 
 from cwf_milvus import operators
 from cwf_milvus.errors import ImageError
-from cwf_milvus.photos.sources import list_photos
+from cwf_milvus.photos.listing import list_photos
 
 AUTHOR = "cwf"
 # Towhee's nodes wait for one another in a pool of threads: with fewer threads than the nodes of

@@ -16,7 +16,7 @@ from cwf_milvus.cli.options import (
     token,
 )
 from cwf_milvus.errors import SettingsError
-from cwf_milvus.search.registry import stage_names
+from cwf_milvus.search.registry import CANDIDATES, stage_names
 from cwf_milvus.text import printable
 
 
@@ -34,7 +34,11 @@ def add_search(commands: Any) -> None:
     command.add_argument("--limit", type=int, default=20, metavar="N", help="hits (%(default)s)")
     command.add_argument("--filter", metavar="EXPR", help="a Milvus filter expression")
     command.add_argument(
-        "--candidates", type=int, default=200, metavar="N", help="hits re-ranked (%(default)s)"
+        "--candidates",
+        type=int,
+        default=CANDIDATES,
+        metavar="N",
+        help="hits re-ranked (%(default)s)",
     )
     command.add_argument(
         "--rerank",

@@ -14,6 +14,13 @@ from cwf_milvus.method.late_interaction import StoredVectors
 Kind = Literal["descriptor", "classes", "regions", "keypoints"]
 """A kind of a photo's vectors."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
+ARRAYS: dict[Kind, tuple[str, ...]] = {
+    "descriptor": ("descriptor",),
+    "classes": ("class_vectors",),
+    "regions": ("region_boxes", "region_vectors"),
+    "keypoints": ("keypoints",),
+}
+"""The attributes of `Vectors` that each kind fills, the vectors themselves last."""
 Stored = StoredVectors | Keypoints
 """Vectors, boxes or keypoints, as they come from a row."""
 
@@ -85,22 +92,14 @@ class Vectors:
 
     def lacks(self, kinds: Iterable[Kind]) -> tuple[Kind, ...]:
         """Return those of some kinds that were not fetched."""
-        return tuple(kind for kind in kinds if getattr(self, _ARRAYS[kind][-1]) is None)
+        return tuple(kind for kind in kinds if getattr(self, ARRAYS[kind][-1]) is None)
 
     def joined(self, found: Vectors) -> Vectors:
         """Return these, with the arrays of `found` in place of those that are not here."""
         new = {
             name: getattr(found, name)
-            for names in _ARRAYS.values()
+            for names in ARRAYS.values()
             for name in names
             if getattr(self, name) is None
         }
         return replace(self, damage=self.damage or found.damage, **new)
-
-
-_ARRAYS: dict[Kind, tuple[str, ...]] = {
-    "descriptor": ("descriptor",),
-    "classes": ("class_vectors",),
-    "regions": ("region_boxes", "region_vectors"),
-    "keypoints": ("keypoints",),
-}

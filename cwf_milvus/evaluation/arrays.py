@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from cwf_milvus.encode.encoder import Encoder
-from cwf_milvus.encode.encoding import Encoding, Kind, Vectors
+from cwf_milvus.encode.encoding import ARRAYS, Encoding, Kind, Vectors
 from cwf_milvus.errors import SettingsError
-from cwf_milvus.store.kinds import STORED
 from cwf_milvus.store.layout import Layout
 from cwf_milvus.store.refusals import checked_descriptors
 from cwf_milvus.store.rows import Row
@@ -79,7 +78,7 @@ class ArrayCollection:
 
     def vectors(self, wanted: Mapping[str, Vectors], kinds: Collection[Kind]) -> dict[str, Vectors]:
         """Return, by uri, photos' vectors with those of some kinds beside what was there."""
-        names = [name for kind in kinds for name in STORED[kind].arrays]
+        names = [name for kind in kinds for name in ARRAYS[kind]]
         found: dict[str, Vectors] = {}
         for uri, had in wanted.items():
             one = self._encodings[self._places[uri]]

@@ -27,9 +27,10 @@ from cwf_milvus.evaluation.features import (
 )
 from cwf_milvus.evaluation.metrics import Result, evaluate_rankings
 from cwf_milvus.photos.box import Box
-from cwf_milvus.photos.sources import list_photos
+from cwf_milvus.photos.listing import list_photos
 from cwf_milvus.search.choose import chosen_stages
-from cwf_milvus.search.search import CANDIDATES, search_queries
+from cwf_milvus.search.registry import CANDIDATES
+from cwf_milvus.search.search import search_queries
 from cwf_milvus.store.client import MESSAGE_BYTES, TOP_K, Store
 
 _ROWS_AT_ONCE = 256

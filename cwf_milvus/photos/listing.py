@@ -5,25 +5,33 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 from cwf_milvus.errors import ImageError
 from cwf_milvus.photos.images import load_image
-from cwf_milvus.photos.sources import list_photos
 from cwf_milvus.photos.survey import Met, survey
+
+
+def list_photos(
+    sources: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], *, recursive: bool = True
+) -> list[str]:
+    """List the uris of photos in files, folders, globs and ``fsspec`` urls: sorted, each once.
+
+    Named files are kept whatever their ending. Of folders and globs, the photos that
+    `survey` tells by ending or first bytes are taken, hidden names are not. What cannot be
+    read (a folder without access, a dangling link, a photo that no decoder is here for) is listed,
+    so that load_image reports it.
+
+    Raises:
+        ImageError: a named source does not exist, or a glob matches nothing.
+    """
+    return sorted(met.uri for met in survey(sources, recursive=recursive) if met.is_photo)
 
 
 def named_photos(photos: object) -> tuple[list[tuple[str, object]], list[str], list[Met]]:
     """Return (uri, source) of every photo, once each, the local folders, and what is no photo."""
     if isinstance(photos, Mapping):
         return [(str(uri), image) for uri, image in photos.items()], [], []
-    is_one = (
-        isinstance(photos, str | os.PathLike | bytes | bytearray | memoryview)
-        or not isinstance(photos, Iterable)
-        or hasattr(photos, "__array__")
-        or hasattr(photos, "read")
-    )
-    listed = [photos] if is_one else list(photos)  # type: ignore[call-overload]
+    listed = _listed(photos)
     named = [source for source in listed if isinstance(source, str | os.PathLike)]
     met = sorted(survey(named), key=lambda one: one.uri) if named else []
     items: dict[str, object] = {
@@ -51,7 +59,17 @@ def _unnamed(source: object, number: int) -> tuple[str, object]:
 
 def photo_items(photos: object) -> list[object]:
     """Return the photos that `photos` names: files, folders, globs, urls, or images as such."""
-    one = isinstance(photos, str | Path | bytes) or getattr(photos, "ndim", 4) < 4
-    items = list(photos) if isinstance(photos, Iterable) and not one else [photos]
-    named = [item for item in items if isinstance(item, str | Path)]
+    items = _listed(photos)
+    named = [item for item in items if isinstance(item, str | os.PathLike)]
     return list(list_photos(named)) if named and len(named) == len(items) else items
+
+
+def _listed(photos: object) -> list[object]:
+    """Return one photo, or the name of some, as a list; several as they are."""
+    is_one = (
+        isinstance(photos, str | os.PathLike | bytes | bytearray | memoryview)
+        or not isinstance(photos, Iterable)
+        or hasattr(photos, "read")
+        or (hasattr(photos, "__array__") and getattr(photos, "ndim", 3) < 4)
+    )
+    return [photos] if is_one else list(photos)  # type: ignore[call-overload]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:  # the command line's help need not wait for numpy
     from cwf_milvus.encode.encoding import Kind
 
+CANDIDATES = 200  # hits that the stages see, unless it is said: docs/reranking.md
 CLASSES_DESCRIPTOR_WEIGHT = 0.3  # docs/decisions.md
 
 

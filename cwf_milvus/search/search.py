@@ -19,6 +19,7 @@ from cwf_milvus.photos.box import Box, BoxLike
 from cwf_milvus.search.choose import Expand, Rerank, chosen_stages, run_stages
 from cwf_milvus.search.gallery import Gallery
 from cwf_milvus.search.garbage import no_garbage_collection
+from cwf_milvus.search.registry import CANDIDATES
 from cwf_milvus.search.stage import Context, Stage
 from cwf_milvus.store.augmentation import augmented_search
 from cwf_milvus.store.client import TOP_K, check_limit
@@ -26,9 +27,6 @@ from cwf_milvus.store.photo_rows import PhotoRows
 from cwf_milvus.store.rows import Row
 
 _DESCRIPTOR = "descriptor"
-
-
-CANDIDATES = 200
 
 
 def search(
@@ -88,7 +86,7 @@ def search_queries(
     """Answer queries that are encoded already; their first search is one call to Milvus.
 
     Args:
-        collection: an open gallery.
+        gallery: the photos that are searched.
         queries: what is asked.
         limit: hits for each query.
         filter: as in `search`.
@@ -133,7 +131,7 @@ def steered_query(
     for each class.
 
     Args:
-        collection: an open gallery.
+        gallery: the photos that are searched.
         like: uris of photos to look for more of.
         unlike: uris of photos to look away from.
 

@@ -14,6 +14,7 @@ from pymilvus import CollectionSchema, MilvusClient
 
 from cwf_milvus.errors import CollectionError, FilterError, SettingsError, StoreError
 from cwf_milvus.store.answers import MILVUS_ERRORS, advice, is_released, is_unreachable, words_of
+from cwf_milvus.store.filters import is_storable, one_of, quoted
 from cwf_milvus.store.lite import (
     CONNECT_SECONDS,
     NO_PLACE,
@@ -71,7 +72,7 @@ class Store:
                 str(uri), token=token or "", timeout=CONNECT_SECONDS, dedicated=True
             )
         except (*MILVUS_ERRORS, ValueError) as error:
-            raise self._in_ourwords_of("connecting", error) from error
+            raise self._failure("connecting", error) from error
 
     def __repr__(self) -> str:
         return f"Store({self.uri!r})"
@@ -105,7 +106,7 @@ class Store:
                 self._client.load_collection(args[0], timeout=LOAD_SECONDS)
                 return called(*args, **options)
         except (*MILVUS_ERRORS, OSError) as error:
-            raise self._in_ourwords_of(method.replace("_", " "), error) from error
+            raise self._failure(method.replace("_", " "), error) from error
 
     def create(
         self,
@@ -349,7 +350,7 @@ class Store:
                 "at https://milvus.io/docs/boolean.md"
             ) from error
 
-    def _in_ourwords_of(self, doing: str, error: BaseException) -> StoreError:
+    def _failure(self, doing: str, error: BaseException) -> StoreError:
         words = words_of(error)
         for secret in self._secrets:
             words = words.replace(secret, "***")
@@ -361,31 +362,6 @@ class Store:
 def new_mark() -> str:
     """Return what no other creation of a collection is known by."""
     return uuid.uuid4().hex
-
-
-def quoted(text: str) -> str:
-    """Return text as a literal of Milvus' filter language, whatever is in it.
-
-    pymilvus' own ``ids=`` puts keys between quotes as they are.
-    """
-    return '"' + text.translate(_ESCAPES) + '"'
-
-
-_ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"})
-
-
-def one_of(field: str, values: Sequence[str]) -> str:
-    """Return the filter that a field has one of these values."""
-    return f"{field} in [{', '.join(map(quoted, values))}]"
-
-
-def is_storable(text: str) -> bool:
-    """Tell whether text is valid Unicode, which Milvus demands; file names need not be."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _checked_address(uri: str) -> str:

@@ -56,11 +56,9 @@ class StoredKind:
 
     Attributes:
         kind: its name.
-        arrays: the attributes of `Vectors` that it fills.
     """
 
     kind: Kind
-    arrays: tuple[str, ...]
 
     def fields(self, room: Room) -> tuple[str, ...]:
         """Return the names of its fields."""
@@ -91,11 +89,10 @@ class StoredDescriptor(StoredKind):
     """The descriptor: the one vector that Milvus itself searches, kept as it is."""
 
     kind = "descriptor"
-    arrays = ("descriptor",)
 
     def fields(self, room: Room) -> tuple[str, ...]:
         """Return ("descriptor",)."""
-        return self.arrays
+        return ("descriptor",)
 
     def bytes_of(self, field: str, room: Room) -> int:
         """Return 4 bytes a number."""
@@ -124,11 +121,6 @@ class StoredVectors(StoredKind):
     kind: Kind
     vectors: str
     boxes: str | None = None
-
-    @property
-    def arrays(self) -> tuple[str, ...]:  # type: ignore[override]
-        """The vectors, and their boxes."""
-        return (self.vectors,) if self.boxes is None else (self.boxes, self.vectors)
 
     def fields(self, room: Room) -> tuple[str, ...]:
         """Return the field of the boxes, and those of the vectors."""
@@ -171,7 +163,6 @@ class StoredKeypoints(StoredKind):
     """Keypoints in text fields, compact (`method.keypoint_codes`); no field where none are kept."""
 
     kind = "keypoints"
-    arrays = ("keypoints",)
 
     def fields(self, room: Room) -> tuple[str, ...]:
         """Return the fields: one for up to some 2,000 keypoints."""

@@ -14,7 +14,7 @@ from pymilvus import CollectionSchema, DataType, MilvusClient
 
 from cwf_milvus.encode.encoding import Encoding, Kind, Stored
 from cwf_milvus.errors import ImageError, MismatchError, SettingsError
-from cwf_milvus.store.client import is_storable
+from cwf_milvus.store.filters import is_storable
 from cwf_milvus.store.kinds import STORED, Room
 from cwf_milvus.store.packing import FIELD_BYTES, Precision, Text
 

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -81,6 +81,19 @@ class PhotoRows:
         if self.class_rows is not None:
             self.class_rows.create()
         self._vectors = StoredVectors(store, name, self.layout)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.store.uri!r}, {self.name!r})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection, and let go of a ``.db`` for other processes."""
+        self.store.close()
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -309,6 +322,29 @@ class PhotoRows:
     def _row_bytes(self, rows: Sequence[Mapping[str, Any]]) -> int:
         extra = max((len(str(self.layout.metadata_of(row))) for row in rows), default=0)
         return self.layout.row_bytes + 4 * extra
+
+    def info(self) -> dict[str, Any]:
+        """Return what the collection holds and how it was made, as plain JSON values."""
+        about = self.sidecar.manifest
+        index = self.store.index(self.name, "descriptor")
+        return {
+            "uri": self.store.uri,
+            "collection": self.name,
+            "photos": self.count(),
+            "milvus": self.store.call("get_server_version"),
+            "index": index.get("index_type"),
+            "metric": index.get("metric_type"),
+            "dim": self.layout.dim,
+            "n_classes": self.layout.n_classes,
+            "n_regions": self.layout.n_regions,
+            "n_keypoints": self.layout.n_keypoints,
+            "precision": self.layout.precision,
+            "class_rows": self.class_rows is not None,
+            "bytes_per_photo": self.layout.row_bytes,
+            "whitening": about["whitening"],
+            "fingerprint": about["fingerprint"],
+            "settings": about["settings"],
+        }
 
 
 def _must_exist(store: Store, name: str) -> None:

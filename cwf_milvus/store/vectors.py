@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from cwf_milvus.encode.encoding import KINDS, Kind, Stored, Vectors
+from cwf_milvus.encode.encoding import ARRAYS, KINDS, Kind, Stored, Vectors
 from cwf_milvus.encode.kept import LastUsed
 from cwf_milvus.errors import CollectionError
 from cwf_milvus.store.client import Store
-from cwf_milvus.store.kinds import STORED
 from cwf_milvus.store.layout import Layout
 
 _CACHE_BYTES = 256 * 2**20
@@ -60,7 +59,7 @@ class StoredVectors:
         missing: dict[str, set[Kind]] = {}
         for uri, known in wanted.items():
             for kind in known.lacks(kinds):
-                for name in STORED[kind].arrays:
+                for name in ARRAYS[kind]:
                     key = (uri, known.checksum, name)
                     kept = self.cache.get(key) if known.checksum else None
                     if kept is None:

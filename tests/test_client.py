@@ -14,7 +14,8 @@ from test_collection import TinyEncoder, encoding
 
 from cwf_milvus.collection import InstanceCollection
 from cwf_milvus.errors import CollectionError, StoreError
-from cwf_milvus.store.client import Store, one_of, quoted
+from cwf_milvus.store.client import Store
+from cwf_milvus.store.filters import one_of, quoted
 
 HERE = Path(__file__).parent
 TOKEN = "root:s3cret-Token"
@@ -23,7 +24,7 @@ TOKEN = "root:s3cret-Token"
 def program(code: str) -> list[str]:
     """Return the command that runs code which may use this file's names."""
     start = f"import sys; sys.path[:0] = {[str(HERE), str(HERE.parent)]!r}\n"
-    return [sys.executable, "-c", f"{start}from test_store import *\n{code}"]
+    return [sys.executable, "-c", f"{start}from test_client import *\n{code}"]
 
 
 # Milvus Lite
