@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from cwf_milvus.errors import CollectionError
-from cwf_milvus.search.registry import CANDIDATES
+from cwf_milvus.index.with_graph import PhotosWithGraph
+from cwf_milvus.search.registry import AUTO, CANDIDATES
 from cwf_milvus.store.augmentation import Augmentation, Augmented, augment
 from cwf_milvus.store.client import Store
 from cwf_milvus.store.layout import Layout
 from cwf_milvus.store.making import check_made_alike, make_rows
 from cwf_milvus.store.packing import PRECISIONS, Precision
-from cwf_milvus.store.photo_rows import PhotoRows
 from cwf_milvus.store.refusals import check_name, checked_index
 from cwf_milvus.store.verification import Verification, verify
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # torch takes seconds, and much is done without it
     from cwf_milvus.search.stage import Stage
 
 
-class InstanceCollection(PhotoRows):
+class InstanceCollection(PhotosWithGraph):
     """Photos in Milvus, one row each; made by `create` or `open`, best used in a ``with``.
 
     Several threads may use one. On Milvus Lite, one process at a time may have the database open;
@@ -221,12 +221,13 @@ class InstanceCollection(PhotoRows):
         limit: int = 20,
         filter: str | None = None,
         candidates: int = CANDIDATES,
-        rerank: Rerank = None,
-        expand: Expand = None,
+        rerank: Rerank = AUTO,
+        expand: Expand = AUTO,
         stages: Sequence[Stage] | None = None,
         like: Sequence[str] | str = (),
         unlike: Sequence[str] | str = (),
         augmented: bool = False,
+        min_certainty: float | None = None,
         max_pixels: int | None = None,
     ) -> list[Hits]: ...
     @overload
@@ -238,12 +239,13 @@ class InstanceCollection(PhotoRows):
         limit: int = 20,
         filter: str | None = None,
         candidates: int = CANDIDATES,
-        rerank: Rerank = None,
-        expand: Expand = None,
+        rerank: Rerank = AUTO,
+        expand: Expand = AUTO,
         stages: Sequence[Stage] | None = None,
         like: Sequence[str] | str = (),
         unlike: Sequence[str] | str = (),
         augmented: bool = False,
+        min_certainty: float | None = None,
         max_pixels: int | None = None,
     ) -> Hits: ...
     def search(
@@ -254,12 +256,13 @@ class InstanceCollection(PhotoRows):
         limit: int = 20,
         filter: str | None = None,
         candidates: int = CANDIDATES,
-        rerank: Rerank = None,
-        expand: Expand = None,
+        rerank: Rerank = AUTO,
+        expand: Expand = AUTO,
         stages: Sequence[Stage] | None = None,
         like: Sequence[str] | str = (),
         unlike: Sequence[str] | str = (),
         augmented: bool = False,
+        min_certainty: float | None = None,
         max_pixels: int | None = None,
     ) -> Hits | list[Hits]:
         """Find photos of the thing in a query photo.
@@ -274,26 +277,34 @@ class InstanceCollection(PhotoRows):
                 ``"year > 2015 and array_contains(class_ids, 698)"``.
             candidates: how many of the first search's hits the stages see. Where `limit` is larger,
                 the hits beyond them follow in the order of the first search.
-            rerank: "regions", "classes", "online", "class-matched" or "cam" (docs/reranking.md), a
-                `Stage`, or a list of these; None for the order of the first search.
+            rerank: "auto", the best that the collection can do: "regions", then "spatial" where
+                keypoints are stored; "regions", "classes", "spatial", "online", "class-matched" or
+                "cam" (docs/reranking.md), a `Stage`, or a list of these; "none" or None for the
+                order of the first search.
             expand: "local", "aqe" or "qe", alone or with a number of hits as in ``("local", 3)``; a
-                number, for "aqe" over so many hits; a `Stage`; or None.
+                number, for "aqe" over so many hits; a `Stage`; "none" or None for none. "auto" is
+                "graph" where there is one, if `rerank` is "auto" too, and else none.
             stages: in place of `rerank` and `expand`, `Stage` objects in any order.
             like: uris of stored photos; in place of `images`, look for more like these.
-            unlike: uris of stored photos to look away from, beside `like`.
+            unlike: uris of stored photos to look away from, beside `like`. With these, "auto" is
+                "none": only descriptors can look away from something.
             augmented: search the augmented descriptors, which `augment` made.
+            min_certainty: leave out hits that are less certain, from 0 to 1 (docs/certainty.md), or
+                of which it cannot be told.
             max_pixels: largest query that is read, in place of the encoder's own limit.
 
         Returns:
             `Hits`, best first; a list of `Hits` for a list of queries. The query's own photo is
             among them where it is in the collection; photos named in `like` and `unlike` are not.
+            Where the regions were compared, hits have their `certainty`, and `Hits.found` says
+            whether the thing is there at all.
 
         Raises:
             ImageError: a query that cannot be decoded.
             BoxError: a box that is malformed, empty or outside its photo.
             FilterError: Milvus refused the filter.
             SettingsError: a limit or stage that cannot be, boxes that do not go with the queries,
-                or both `images` and `like`.
+                both `images` and `like`, or `min_certainty` where certainty cannot be told.
             CollectionError: a uri in `like` or `unlike` that is not stored, or augmented
                 descriptors that were never made.
             StoreError: Milvus failed.
@@ -313,6 +324,7 @@ class InstanceCollection(PhotoRows):
             like=like,
             unlike=unlike,
             augmented=augmented,
+            min_certainty=min_certainty,
             max_pixels=max_pixels,
         )
 
@@ -368,6 +380,7 @@ class InstanceCollection(PhotoRows):
             if self.class_rows is not None:
                 self.class_rows.drop()
             self.undo_augmentation()
+            self.drop_graph()
             self.ledger.drop()
             self.store.call("drop_collection", self.name)
             self.sidecar.drop()

@@ -235,7 +235,7 @@ def own_whitening(tmp_path_factory, forty):
         (("--fit",), "whitening='none'", "whitening='one to be fitted'"),
         (("--whitening", "{file}"), "whitening='none'", "whitening='fitted on my own ("),
         (("--class-rows",), "class_rows=False", "class_rows=True"),
-        (("--precision", "float16"), "precision='int8'", "precision='float16'"),
+        (("--precision", "float16"), "precision='int4'", "precision='float16'"),
         (("--paper-compat",), "paper_compat=False", "paper_compat=True"),
     ],
 )

@@ -89,7 +89,7 @@ def hit(uri: str | Path, **fields: Any) -> Hit:
 
 
 def saved(tmp_path: Path, *results: Hits) -> Page:
-    shown = [(hits.query, hits) for hits in results]
+    shown = [(hits.query, hits, hits.found) for hits in results]
     return Page(save_page(shown, tmp_path / "hits.html").read_text(encoding="utf-8"))
 
 

@@ -198,7 +198,10 @@ def test_a_stage_of_ones_own_takes_part(photos):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"rerank": "nonsense"}, "rerank='nonsense': give one of regions, classes, online"),
+        (
+            {"rerank": "nonsense"},
+            "rerank='nonsense': give one of auto, none, regions, classes, online",
+        ),
         ({"rerank": 5}, "rerank=5"),
         ({"expand": "nonsense"}, "expand='nonsense'"),
         ({"expand": "local:"}, "expand='local:'"),

@@ -12,6 +12,9 @@ from cwf_milvus.encode.encoding import Encoding, Vectors
 from cwf_milvus.photos.box import Box
 from cwf_milvus.photos.images import Image
 
+NOT_HERE = "probably not here"
+"""What is said of a thing that no hit is certain enough to show."""
+
 _SHARED_AMONG = 10  # classes of the query and of the hit that are compared, the most likely first
 
 

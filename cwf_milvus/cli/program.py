@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from cwf_milvus import __version__
+from cwf_milvus.cli.calibrate import add_calibrate
 from cwf_milvus.cli.evaluate_options import add_evaluate
+from cwf_milvus.cli.graph import add_duplicates, add_graph, add_neighbours
 from cwf_milvus.cli.index import add_index
 from cwf_milvus.cli.networks import add_backbones, add_classes, add_convert_weights, add_explain
 from cwf_milvus.cli.options import OK, REFUSED, SOME_FAILED, USAGE, add_command, quiet_option
@@ -87,6 +89,10 @@ def build_parser() -> argparse.ArgumentParser:
         add_index,
         add_search,
         add_augment,
+        add_graph,
+        add_neighbours,
+        add_duplicates,
+        add_calibrate,
         add_info,
         add_verify,
         add_remove,

@@ -12,6 +12,7 @@ from torch import Tensor
 from cwf_milvus.backbones import create_backbone
 from cwf_milvus.backbones.weights import RANDOM
 from cwf_milvus.checks import checked_count
+from cwf_milvus.encode.kept import LastUsed
 from cwf_milvus.encode.local_vectors import LocalVectors, pool_local
 from cwf_milvus.encode.seen import FeatureCache
 from cwf_milvus.encode.settings import EncoderSettings
@@ -23,6 +24,7 @@ from cwf_milvus.photos.box import Box, BoxLike
 from cwf_milvus.photos.images import Image, load_image
 
 QUERY_KEYPOINTS = 1000  # of a query, which is not stored, so that bytes do not limit them
+_KEYPOINT_BYTES = 128 * 2**20  # of photos that were read again, some 600
 
 
 class Network:
@@ -57,6 +59,7 @@ class Network:
         )
         self.weights_digest = self.backbone.digest()
         self.seen = FeatureCache()
+        self.keypoints_read: LastUsed[Keypoints] = LastUsed(_KEYPOINT_BYTES)
         if settings.classes and max(settings.classes) >= len(self.class_names):
             raise SettingsError(
                 f"classes names {max(settings.classes)}: {settings.backbone} has classes 0 to "

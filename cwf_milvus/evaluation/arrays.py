@@ -11,6 +11,8 @@ import numpy as np
 from cwf_milvus.encode.encoder import Encoder
 from cwf_milvus.encode.encoding import ARRAYS, Encoding, Kind, Vectors
 from cwf_milvus.errors import SettingsError
+from cwf_milvus.evaluation.array_graph import ArrayGraph
+from cwf_milvus.method.diffusion import NEIGHBOURS
 from cwf_milvus.store.layout import Layout
 from cwf_milvus.store.refusals import checked_descriptors
 from cwf_milvus.store.rows import Row
@@ -43,6 +45,7 @@ class ArrayCollection:
         self._encodings = list(encodings)
         self._places = {one.uri: place for place, one in enumerate(self._encodings)}
         self._descriptors = np.stack([one.descriptor for one in self._encodings])
+        self._graph: ArrayGraph | None = None
 
     def count(self) -> int:
         """Return the number of photos."""
@@ -62,8 +65,7 @@ class ArrayCollection:
         Raises:
             SettingsError: a filter, which only Milvus understands.
         """
-        if filter:
-            raise SettingsError(f"filter {filter!r}: arrays have no filters, search Milvus instead")
+        _refuse(filter)
         asked = checked_descriptors(descriptors, self.layout.dim, self.name)
         order = rank(asked, self._descriptors)
         scores = asked @ self._descriptors.T
@@ -72,8 +74,15 @@ class ArrayCollection:
             for query, places in enumerate(order)
         ]
 
-    def get(self, uris: Iterable[str], *, vectors: bool = False) -> list[Row | None]:
-        """Return the rows of photos, in the order asked for; None for one that is not there."""
+    def get(
+        self, uris: Iterable[str], *, vectors: bool = False, filter: str | None = None
+    ) -> list[Row | None]:
+        """Return the rows of photos, in the order asked for; None for one that is not there.
+
+        Raises:
+            SettingsError: a filter, which only Milvus understands.
+        """
+        _refuse(filter)
         return [self._row(self._places[uri]) if uri in self._places else None for uri in uris]
 
     def vectors(self, wanted: Mapping[str, Vectors], kinds: Collection[Kind]) -> dict[str, Vectors]:
@@ -86,6 +95,24 @@ class ArrayCollection:
                 had, **{n: getattr(one, n) for n in names if getattr(had, n) is None}
             )
         return found
+
+    def has_keypoints(self) -> bool:
+        """Tell whether the encodings have keypoints."""
+        return any(one.keypoints is not None for one in self._encodings)
+
+    def build_graph(self, *, neighbours: int = NEIGHBOURS, verify: bool = True) -> None:
+        """Build the graph of the photos, in memory, for ``expand="graph"``."""
+        self._graph = ArrayGraph(self._encodings, neighbours, verify)
+
+    def has_graph(self) -> bool:
+        """Tell whether it was built."""
+        return self._graph is not None
+
+    @property
+    def graph(self) -> ArrayGraph:
+        """The graph of the photos."""
+        assert self._graph is not None
+        return self._graph
 
     def _row(self, place: int, score: float | None = None) -> ArrayRow:
         one = self._encodings[place]
@@ -102,6 +129,11 @@ class ArrayCollection:
             layout=self.layout,
             encoding=one,
         )
+
+
+def _refuse(filter: str | None) -> None:
+    if filter:
+        raise SettingsError(f"filter {filter!r}: arrays have no filters, search Milvus instead")
 
 
 def rank(queries: np.ndarray, images: np.ndarray) -> np.ndarray:

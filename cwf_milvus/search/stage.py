@@ -26,12 +26,15 @@ class Context:
             hits of each; None where there is nothing to search.
         depth: how many hits a new search fetches.
         wanted: which of the hits' vectors the stages that follow read.
+        look_up: from a query and uris to those of the photos that the search's filter lets in, as
+            hits without a score; None where there is nothing to look in.
     """
 
     gallery: Gallery | None = None
     find: Callable[[Sequence[Query], np.ndarray, int], list[list[Hit]]] | None = None
     depth: int = 100
     wanted: frozenset[Kind] = frozenset(KINDS)
+    look_up: Callable[[Query, Sequence[str]], list[Hit]] | None = None
 
 
 class Stage:
@@ -39,12 +42,15 @@ class Stage:
 
     Attributes:
         name: what the hits record the stage's score under.
-        needs: which of the hits' stored vectors it reads: "descriptor", "classes", "regions".
+        needs: which of the hits' stored vectors it reads: "descriptor", "classes", "regions",
+            "keypoints".
+        fetches: it fetches them itself, of the hits that it looks at, as the large ones should be.
         brief: it takes milliseconds a query, so that Python's garbage collection may wait for it.
     """
 
     name: str = "stage"
     needs: ClassVar[tuple[Kind, ...]] = ()
+    fetches: ClassVar[bool] = False
     brief: ClassVar[bool] = False
 
     @property
@@ -117,6 +123,12 @@ def vectors_of(hit: Hit, kind: Kind) -> StoredVectors:
 def stored_of(hit: Hit) -> Vectors:
     """Return a hit's stored vectors; none of any kind where it has none."""
     return Vectors("", np.zeros(0, np.int64)) if hit.vectors is None else hit.vectors
+
+
+def is_own(query: Query, hit: Hit) -> bool:
+    """Tell whether a hit is the query's own photo."""
+    content = query.encoding.content
+    return bool(content) and stored_of(hit).content == content
 
 
 def query_vectors(query: Query, kind: Kind) -> np.ndarray:

@@ -236,6 +236,7 @@ class Store:
         *,
         row_bytes: int = 1024,
         consistency: str = "Strong",
+        filter: str | None = None,
     ) -> dict[str, _Row]:
         """Return the rows with these primary keys, by key; missing ones are left out.
 
@@ -246,7 +247,9 @@ class Store:
             fields: what to fetch of a row.
             row_bytes: about how large a row of these fields is.
             consistency: "Strong" sees every write before the call, "Session" our own.
+            filter: what else a row must be, in Milvus' filter language.
         """
+        also = f"({filter}) and " if filter and filter.strip() else ""
         found: dict[str, _Row] = {}
         asked = [one for one in dict.fromkeys(ids) if is_storable(one)]
         at_once = max(1, min(_AT_ONCE, MESSAGE_BYTES // row_bytes))
@@ -254,7 +257,7 @@ class Store:
             rows = self.call(
                 "query",
                 collection,
-                filter=one_of(key, asked[start : start + at_once]),
+                filter=also + one_of(key, asked[start : start + at_once]),
                 output_fields=[key, *fields],
                 consistency_level=consistency,
             )

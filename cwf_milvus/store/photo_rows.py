@@ -13,8 +13,10 @@ import numpy as np
 from cwf_milvus.encode.encoding import Encoding, Kind, Stored, Vectors
 from cwf_milvus.encode.kept import LastUsed
 from cwf_milvus.errors import CollectionError, SettingsError
+from cwf_milvus.store.calibration import model_of
 from cwf_milvus.store.class_rows import ClassRows
 from cwf_milvus.store.client import MESSAGE_BYTES, METRIC, Store, check_limit
+from cwf_milvus.store.graph import Graph
 from cwf_milvus.store.layout import PLAIN_FIELDS, Layout
 from cwf_milvus.store.ledger import Ledger
 from cwf_milvus.store.refusals import (
@@ -206,12 +208,15 @@ class PhotoRows:
                 self.store.delete(self.name, "uri", there)
         return len(there)
 
-    def get(self, uris: Iterable[str], *, vectors: bool = False) -> list[Row | None]:
+    def get(
+        self, uris: Iterable[str], *, vectors: bool = False, filter: str | None = None
+    ) -> list[Row | None]:
         """Return the rows of photos, in the order asked for; None for one that is not there.
 
         Args:
             uris: of the photos.
             vectors: fetch the vectors too, for `Row.unpack`.
+            filter: a Milvus filter expression; photos that it keeps out are not there.
 
         Raises:
             StoreError: Milvus failed.
@@ -223,6 +228,7 @@ class PhotoRows:
             asked,
             [*_SHOWN, *(self.layout.vector_fields if vectors else ())],
             row_bytes=self.layout.row_bytes if vectors else 4096,
+            filter=filter,
         )
         return [as_row(self.layout, found[uri]) if uri in found else None for uri in asked]
 
@@ -319,6 +325,19 @@ class PhotoRows:
         """Return the stored vectors of photos; see `StoredVectors.read`."""
         return self._vectors.read(wanted, kinds)
 
+    def has_keypoints(self) -> bool:
+        """Tell whether rows have room for keypoints."""
+        return self.layout.n_keypoints > 0
+
+    @cached_property
+    def graph(self) -> Graph:
+        """The graph of the photos, which `build_graph` makes."""
+        return Graph(self.store, self.name)
+
+    def has_graph(self) -> bool:
+        """Tell whether there is a graph of the photos that can be searched."""
+        return self.graph.ready()
+
     def _row_bytes(self, rows: Sequence[Mapping[str, Any]]) -> int:
         extra = max((len(str(self.layout.metadata_of(row))) for row in rows), default=0)
         return self.layout.row_bytes + 4 * extra
@@ -327,10 +346,12 @@ class PhotoRows:
         """Return what the collection holds and how it was made, as plain JSON values."""
         about = self.sidecar.manifest
         index = self.store.index(self.name, "descriptor")
+        model = model_of(self.sidecar)
         return {
             "uri": self.store.uri,
             "collection": self.name,
             "photos": self.count(),
+            "photos_in_graph": self.graph.count() if self.has_graph() else 0,
             "milvus": self.store.call("get_server_version"),
             "index": index.get("index_type"),
             "metric": index.get("metric_type"),
@@ -342,6 +363,7 @@ class PhotoRows:
             "class_rows": self.class_rows is not None,
             "bytes_per_photo": self.layout.row_bytes,
             "whitening": about["whitening"],
+            "certainty": None if model is None else model.origin,
             "fingerprint": about["fingerprint"],
             "settings": about["settings"],
         }

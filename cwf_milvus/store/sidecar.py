@@ -28,6 +28,7 @@ _READ = (1, 2, FORMAT)
 _CHUNK_BYTES = 45_000  # 60,000 characters of base64
 _MANIFEST = "manifest"
 _COUNTS = "ledger/"
+_NOTE = "note/"
 _VECTOR = {"vector": [0.0, 0.0]}  # Milvus has no collection without a vector
 
 
@@ -56,6 +57,7 @@ class Sidecar(SideCollection):
                 f"lost its encoder: there is no {self.name!r} beside it"
             )
         store.load(self.name)
+        self._notes: dict[str, dict[str, Any] | None] = {}
         self.prefix = self._found_prefix(store.mark_of(collection))
         self.manifest = self._read_manifest()
 
@@ -140,6 +142,31 @@ class Sidecar(SideCollection):
             CollectionError: a part is missing or damaged; names it.
         """
         return {file: self._read_file(file, known) for file, known in self._files().items()}
+
+    def note_of(self, name: str) -> dict[str, Any] | None:
+        """Return what was noted under a name, read once; None where nothing was.
+
+        Raises:
+            CollectionError: it is damaged.
+        """
+        if name not in self._notes:
+            key = f"{self.prefix}{_NOTE}{name}"
+            found = self.store.fetch(self.name, "key", [key], ["value"])
+            self._notes[name] = self._parsed(key, found) if found else None
+        return self._notes[name]
+
+    def write_note(self, name: str, value: dict[str, Any] | None) -> None:
+        """Note plain JSON values under a name, in place of what was there; None for nothing.
+
+        Raises:
+            StoreError: Milvus failed.
+        """
+        key = f"{self.prefix}{_NOTE}{name}"
+        if value is None:
+            self.store.delete(self.name, "key", [key])
+        else:
+            self.store.write(self.name, [_entry(key, value)])
+        self._notes[name] = value
 
     def verify(self) -> list[str]:
         """Return what is wrong with each damaged part of the encoder."""

@@ -39,6 +39,7 @@ class Verification:
         encoder: what is wrong with the stored encoder.
         ledger: what is wrong with the receipts.
         class_rows: what is wrong with the rows of class vectors.
+        graph: what is wrong with the graph.
     """
 
     rows: int
@@ -53,11 +54,12 @@ class Verification:
     encoder: list[str] = field(default_factory=list)
     ledger: list[str] = field(default_factory=list)
     class_rows: list[str] = field(default_factory=list)
+    graph: list[str] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
         """Whether nothing is lost, damaged, or back."""
-        parts = (*self.index, *self.encoder, *self.ledger, *self.class_rows)
+        parts = (*self.index, *self.encoder, *self.ledger, *self.class_rows, *self.graph)
         return not (self.lost or self.returned or self.damaged or parts)
 
     def to_dict(self) -> dict[str, Any]:
@@ -87,7 +89,7 @@ class Verification:
         lines += _named("damaged", [f"{uri!r}: {reason}" for uri, reason in self.damaged])
         if self.damaged:
             lines.append("remove the damaged rows, and add their photos again")
-        lines += [*self.index, *self.encoder, *self.ledger, *self.class_rows]
+        lines += [*self.index, *self.encoder, *self.ledger, *self.class_rows, *self.graph]
         return "\n".join([*lines, "ok" if self.ok else "not ok"])
 
 
@@ -140,6 +142,7 @@ def verify(collection: PhotoRows, *, accept: bool = False) -> Verification:
         )
     if collection.class_rows is not None:
         outcome.class_rows += collection.class_rows.verify(n_classes)
+    outcome.graph = collection.graph.verify()
     if accept:
         lost, back = map(photo_of, outcome.missing), map(photo_of, outcome.returned)
         ledger.settle([*unnoted, *outcome.returned], lost, back)
