@@ -32,6 +32,7 @@ class Registered:
         about: what its score is, a line.
         preset: arguments that the name stands for.
         hits: of an expansion, how many hits it takes unless a number is given.
+        beside: what else than vectors of the rows it reads.
     """
 
     option: Literal["rerank", "expand"]
@@ -40,6 +41,7 @@ class Registered:
     about: str
     preset: Mapping[str, float] = field(default_factory=dict)
     hits: int = 0
+    beside: str = ""
 
 
 STAGES: dict[str, Registered] = {
@@ -79,6 +81,7 @@ STAGES: dict[str, Registered] = {
         "seen_again:Cam",
         (),
         "the paper's: the best box of the query's class maps on the photo, which is read again",
+        beside="the photo itself",
     ),
     "local": Registered(
         "expand",
@@ -92,6 +95,7 @@ STAGES: dict[str, Registered] = {
         "graph:GraphExpansion",
         (),
         "what resembles the best hits on the graph of the photos that `cwf-milvus graph` builds",
+        beside="the graph",
     ),
     "aqe": Registered(
         "expand",
