@@ -13,7 +13,6 @@ from cwf_milvus.collection import InstanceCollection
 from cwf_milvus.encode.encoding import Encoding
 from cwf_milvus.errors import CollectionError, SettingsError, StoreError
 from cwf_milvus.evaluation.arrays import ArrayCollection
-from cwf_milvus.index import comparing
 from cwf_milvus.index import graph as building
 from cwf_milvus.rerank import Regions
 from cwf_milvus.search.graph import GraphExpansion
@@ -281,7 +280,7 @@ def test_a_photo_without_vectors_is_in_the_graph_without_an_edge(photos):
 
 
 def test_numbers_that_are_not_finite_are_no_edges():
-    found = comparing.similarities(
+    found = building.similarities(
         np.full((2, 4), np.nan, np.float32), [np.ones((1, 4), np.float32), None]
     )
     assert found.tolist() == [0, 0]

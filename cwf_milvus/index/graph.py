@@ -20,7 +20,7 @@ from tqdm import tqdm
 from cwf_milvus.checks import checked_count
 from cwf_milvus.errors import CollectionError, SettingsError
 from cwf_milvus.index.comparing import CANDIDATES
-from cwf_milvus.index.nearest import fetched, nearest_pairs
+from cwf_milvus.index.nearest import own_vectors, pairs_with_nearest
 from cwf_milvus.index.pairs import (
     NONE,
     changed,
@@ -204,7 +204,7 @@ class _Builder:
         """
         other = []
         for part in _parts(list(told), _AT_ONCE):
-            own = fetched(self.collection, part)
+            own = own_vectors(self.collection, part)
             same = [uri for uri in part if uri in own and own[uri].digest == rows[uri].vectors]
             known = self.graph.get(same, rows=True)
             self.graph.write([replace(row, photo=told[uri]) for uri, row in known.items()])
@@ -262,9 +262,11 @@ class _Builder:
                 digests: dict[str, str] = {}
                 found = [NONE]
                 for part in _parts([self.uris[place] for place in wave], _AT_ONCE):
-                    own = fetched(self.collection, part)
+                    own = own_vectors(self.collection, part)
                     digests |= {uri: photo.digest for uri, photo in own.items()}
-                    found.append(nearest_pairs(self.collection, own, place_of, self.head.verified))
+                    found.append(
+                        pairs_with_nearest(self.collection, own, place_of, self.head.verified)
+                    )
                     bar.update(len(part))
                 after = grown(self.edges, joined(*found), n, self.head.neighbours)
                 self.dirty |= changed(self.edges, after, n)

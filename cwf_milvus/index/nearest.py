@@ -1,4 +1,4 @@
-"""A photo's nearest in a collection, and how much they are alike: the pairs of the graph."""
+"""Photos held against those that are nearest to them: what edges of the graph are made of."""
 
 from __future__ import annotations
 
@@ -17,19 +17,14 @@ from cwf_milvus.store.photo_rows import PhotoRows
 
 
 @dataclass(frozen=True, eq=False)
-class Compared:
-    """What of a photo is compared.
-
-    Attributes:
-        vectors: its descriptor, regions and keypoints.
-        digest: SHA-256 of these, in hex.
-    """
+class Own:
+    """What of a photo is compared."""
 
     vectors: Vectors
     digest: str
 
 
-def fetched(collection: PhotoRows, uris: Sequence[str]) -> dict[str, Compared]:
+def own_vectors(collection: PhotoRows, uris: Sequence[str]) -> dict[str, Own]:
     """Fetch photos whose neighbours are to be found."""
     kinds: tuple[Kind, ...] = ("descriptor", "regions", "keypoints")
     layout = collection.layout
@@ -45,12 +40,12 @@ def fetched(collection: PhotoRows, uris: Sequence[str]) -> dict[str, Compared]:
                 digest.update(f"{row[name]}\n".encode())
         arrays = layout.read(row, kinds)
         vectors = Vectors(row["content"], np.zeros(0, np.int64), **arrays)  # type: ignore[arg-type]
-        found[uri] = Compared(vectors, digest.hexdigest())
+        found[uri] = Own(vectors, digest.hexdigest())
     return found
 
 
-def nearest_pairs(
-    collection: PhotoRows, photos: dict[str, Compared], place_of: dict[str, int], verified: bool
+def pairs_with_nearest(
+    collection: PhotoRows, photos: dict[str, Own], place_of: dict[str, int], verified: bool
 ) -> np.ndarray:
     """Return photos' pairs with their nearest."""
     near = _nearest(collection, photos, place_of)
@@ -83,7 +78,7 @@ def nearest_pairs(
 
 
 def _nearest(
-    collection: PhotoRows, photos: dict[str, Compared], place_of: dict[str, int]
+    collection: PhotoRows, photos: dict[str, Own], place_of: dict[str, int]
 ) -> dict[str, dict[str, Vectors]]:
     """Return, of each photo, those in the graph whose descriptors are nearest, by uri.
 
