@@ -11,9 +11,11 @@ from cwf_milvus.store.augmentation import Augmentation, Augmented, augment
 from cwf_milvus.store.class_rows import ClassRows
 from cwf_milvus.store.client import Store
 from cwf_milvus.store.layout import Layout
+from cwf_milvus.store.names import Names
 from cwf_milvus.store.packing import PRECISIONS, Precision
 from cwf_milvus.store.photo_rows import PhotoRows
 from cwf_milvus.store.refusals import check_name, checked_index
+from cwf_milvus.store.relocation import relocated
 from cwf_milvus.store.sidecar import Sidecar
 from cwf_milvus.store.verification import Verification, verify
 
@@ -208,6 +210,7 @@ class InstanceCollection(PhotoRows):
         *,
         metadata: MetadataSource = None,
         prune: bool = False,
+        prune_anyway: bool = False,
         progress: bool = True,
         report_file: str | Path | None = None,
         workers: int | None = None,
@@ -225,7 +228,10 @@ class InstanceCollection(PhotoRows):
                 column ``file_name``; None to use ``metadata.jsonl`` or ``metadata.csv`` in a folder
                 named by `photos`, where there is one. A photo of which nothing is said keeps what
                 it has.
-            prune: remove the rows under the named local folders whose files are gone.
+            prune: remove the rows under the named local folders whose files are gone. A folder
+                without any photo, or that lost more than a fifth of its rows (and more than one),
+                stops that.
+            prune_anyway: remove them whatever share they are; a named folder may itself be gone.
             progress: show a progress bar on standard error.
             report_file: a JSONL file to write, a line for each photo that was not skipped, for each
                 other file that was met, and one with the counts.
@@ -238,7 +244,8 @@ class InstanceCollection(PhotoRows):
         Raises:
             ImageError: a named source that does not exist.
             SettingsError: a metadata or report file that cannot be used, metadata that Milvus
-                cannot hold, or nothing to prune under; all before any photo is read.
+                cannot hold, or nothing to prune under; all before any photo is read. Also so many
+                rows to prune that the folder may be out of reach, once the photos are added.
             StoreError: Milvus went away; what was finished stays, and a new run goes on from there.
         """
         from cwf_milvus.index.indexing import index_photos  # torch takes seconds
@@ -248,6 +255,7 @@ class InstanceCollection(PhotoRows):
             photos,
             metadata=metadata,
             prune=prune,
+            prune_anyway=prune_anyway,
             progress=progress,
             report_file=report_file,
             workers=workers,
@@ -266,8 +274,8 @@ class InstanceCollection(PhotoRows):
         rerank: Rerank = None,
         expand: Expand = None,
         stages: Sequence[Stage] | None = None,
-        like: Sequence[str] | str = (),
-        unlike: Sequence[str] | str = (),
+        like: Names = (),
+        unlike: Names = (),
         augmented: bool = False,
         max_pixels: int | None = None,
     ) -> list[Hits]: ...
@@ -283,8 +291,8 @@ class InstanceCollection(PhotoRows):
         rerank: Rerank = None,
         expand: Expand = None,
         stages: Sequence[Stage] | None = None,
-        like: Sequence[str] | str = (),
-        unlike: Sequence[str] | str = (),
+        like: Names = (),
+        unlike: Names = (),
         augmented: bool = False,
         max_pixels: int | None = None,
     ) -> Hits: ...
@@ -299,8 +307,8 @@ class InstanceCollection(PhotoRows):
         rerank: Rerank = None,
         expand: Expand = None,
         stages: Sequence[Stage] | None = None,
-        like: Sequence[str] | str = (),
-        unlike: Sequence[str] | str = (),
+        like: Names = (),
+        unlike: Names = (),
         augmented: bool = False,
         max_pixels: int | None = None,
     ) -> Hits | list[Hits]:
@@ -321,8 +329,9 @@ class InstanceCollection(PhotoRows):
             expand: "local", "aqe" or "qe", alone or with a number of hits as in ``("local", 3)``; a
                 number, for "aqe" over so many hits; a `Stage`; or None.
             stages: in place of `rerank` and `expand`, `Stage` objects in any order.
-            like: uris of stored photos; in place of `images`, look for more like these.
-            unlike: uris of stored photos to look away from, beside `like`.
+            like: one stored photo or several, by uri or as `add` took them; in place of `images`,
+                look for more like these.
+            unlike: stored photos to look away from, beside `like`.
             augmented: search the augmented descriptors, which `augment` made.
             max_pixels: largest query that is read, in place of the encoder's own limit.
 
@@ -380,6 +389,24 @@ class InstanceCollection(PhotoRows):
     def undo_augmentation(self) -> bool:
         """Drop the augmented descriptors; returns whether there were any."""
         return Augmented(self).drop()
+
+    def relocate(self, old: str | Path, new: str | Path) -> int:
+        """Give a photo, or all of a folder, the name of where it is now; returns how many.
+
+        Nothing is read: for folders and stores that `add` cannot see now. Where it can, it finds
+        moved photos by itself.
+
+        Args:
+            old: a folder's or photo's name, as it was added.
+            new: its name now.
+
+        Raises:
+            CollectionError: nothing is stored under the old name, or another photo has the new one.
+            StoreError: Milvus failed.
+        """
+        pairs = relocated(self, old, new)
+        self.move(pairs)
+        return len(pairs)
 
     # The whole
 

@@ -47,6 +47,11 @@ def add_index(commands: Any) -> None:
         "--prune", action="store_true", help="remove rows of files gone from the named folders"
     )
     command.add_argument(
+        "--prune-anyway",
+        action="store_true",
+        help="also where a folder is gone or empty, or more than a fifth of its photos are gone",
+    )
+    command.add_argument(
         "--report", metavar="FILE.jsonl", help="write what became of each photo, a line each"
     )
     command.add_argument(
@@ -129,6 +134,7 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.photos,
             metadata=arguments.metadata,
             prune=arguments.prune,
+            prune_anyway=arguments.prune_anyway,
             report_file=arguments.report,
         )
         collection = InstanceCollection.create(
@@ -152,6 +158,7 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.photos,
             metadata=arguments.metadata,
             prune=arguments.prune,
+            prune_anyway=arguments.prune_anyway,
             progress=not arguments.quiet,
             report_file=arguments.report,
             workers=arguments.workers,

@@ -72,7 +72,6 @@ def add_search(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Search, print the hits and write the page; returns the exit status."""
     from cwf_milvus.collection import InstanceCollection
-    from cwf_milvus.photos.sources import uri_of
 
     boxes = [None if box == "-" else box for box in arguments.box or []]
     if boxes and len(boxes) != len(arguments.query):
@@ -97,9 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
             "max_pixels": arguments.max_pixels,
         }
         if arguments.like or arguments.unlike:
-            like, unlike = (
-                [uri_of(uri) for uri in uris or []] for uris in (arguments.like, arguments.unlike)
-            )
+            like, unlike = arguments.like or (), arguments.unlike or ()
             given = arguments.query or None
             answers = [collection.search(given, like=like, unlike=unlike, **options)]
         else:

@@ -28,7 +28,7 @@ from cwf_milvus.errors import MismatchError, SettingsError, WhiteningError
 from cwf_milvus.method import aggregation, cam, regions
 from cwf_milvus.photos.box import Box, BoxLike
 from cwf_milvus.photos.images import MAX_PIXELS, Image, load_image
-from cwf_milvus.photos.listing import photo_items
+from cwf_milvus.photos.listing import is_one_photo, photo_items
 
 
 class Encoder:
@@ -193,7 +193,7 @@ class Encoder:
             SettingsError: one photo in place of a list.
             WhiteningError: the encoder was made without a whitening and has not been fitted.
         """
-        if isinstance(images, str | bytes) or getattr(images, "ndim", 4) < 4:
+        if is_one_photo(images) and getattr(images, "ndim", 0) < 4:
             raise SettingsError("encode takes several photos: give a list, as in encode([photo])")
         return self._encode_any(self.prepare(self.read(image)) for image in images)
 
@@ -211,8 +211,20 @@ class Encoder:
         return self.encode_queries([(image, box)])[0]
 
     def encode_queries(self, queries: Iterable[tuple[object, BoxLike | None]]) -> list[Encoding]:
-        """Encode several (image, box) queries; see `encode_query`."""
-        return self._encode_any(self.prepare_query(image, box) for image, box in queries)
+        """Encode several (image, box) queries; see `encode_query`.
+
+        Raises:
+            SettingsError: one photo or pair in place of a list of pairs.
+        """
+        pairs = [] if is_one_photo(queries) else list(queries)
+        if is_one_photo(queries) or not all(
+            isinstance(pair, tuple | list) and len(pair) == 2 for pair in pairs
+        ):
+            raise SettingsError(
+                "encode_queries takes several queries, each a photo and its box: give a list, as "
+                "in encode_queries([(photo, box)])"
+            )
+        return self._encode_any(self.prepare_query(image, box) for image, box in pairs)
 
     def read(
         self, image: object, box: BoxLike | None = None, *, max_pixels: int | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from cwf_milvus.encode.encoding import Encoding, Kind, Vectors
 from cwf_milvus.errors import SettingsError
 from cwf_milvus.store.kinds import STORED
 from cwf_milvus.store.layout import Layout
+from cwf_milvus.store.names import Names, listed
 from cwf_milvus.store.refusals import checked_descriptors
 from cwf_milvus.store.rows import Row
 
@@ -73,9 +74,10 @@ class ArrayCollection:
             for query, places in enumerate(order)
         ]
 
-    def get(self, uris: Iterable[str], *, vectors: bool = False) -> list[Row | None]:
+    def get(self, uris: Names, *, vectors: bool = False) -> list[Row | None]:
         """Return the rows of photos, in the order asked for; None for one that is not there."""
-        return [self._row(self._places[uri]) if uri in self._places else None for uri in uris]
+        places = [self._places.get(str(uri)) for uri in listed(uris)]
+        return [None if place is None else self._row(place) for place in places]
 
     def vectors(self, wanted: Mapping[str, Vectors], kinds: Collection[Kind]) -> dict[str, Vectors]:
         """Return, by uri, photos' vectors with those of some kinds beside what was there."""

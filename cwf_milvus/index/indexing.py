@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import queue
 import threading
 import time
 import warnings
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Generator, Hashable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote_to_bytes
 
 from tqdm import tqdm
 
@@ -23,13 +21,15 @@ from cwf_milvus.encode.batching import batches
 from cwf_milvus.encode.encoder import Encoder
 from cwf_milvus.encode.encoding import Encoding
 from cwf_milvus.encode.views import Prepared
-from cwf_milvus.errors import ImageError, SettingsError
+from cwf_milvus.errors import ImageError, SettingsError, quoted
 from cwf_milvus.index.metadata import Metadata, MetadataSource
+from cwf_milvus.index.moved import Standing
+from cwf_milvus.index.pruning import gone_photos, without_deleted
 from cwf_milvus.index.report import Journal, Report
 from cwf_milvus.photos.images import load_image
 from cwf_milvus.photos.limits import READING
 from cwf_milvus.photos.listing import named_photos
-from cwf_milvus.photos.sources import read_bytes, size_of, uri_of
+from cwf_milvus.photos.sources import read_bytes, size_of
 from cwf_milvus.photos.survey import Met
 from cwf_milvus.store.client import MESSAGE_BYTES
 from cwf_milvus.store.layout import METADATA_BYTES, checked_uri
@@ -46,6 +46,7 @@ class _Photo:
     metadata: dict[str, Any] | None
     prepared: Prepared | None = None
     known: bool = False
+    moved: bool = False
     reason: str = ""
 
 
@@ -55,6 +56,7 @@ def index_photos(
     *,
     metadata: MetadataSource = None,
     prune: bool = False,
+    prune_anyway: bool = False,
     progress: bool = True,
     report_file: str | Path | None = None,
     workers: int | None = None,
@@ -62,7 +64,8 @@ def index_photos(
 ) -> Report:
     """Add photos to a collection; see `InstanceCollection.add`, which takes the same."""
     started = time.monotonic()
-    items, folders, notes, passed = _plan(photos, metadata, prune)
+    prune = prune or prune_anyway
+    items, folders, notes, passed = _plan(photos, metadata, prune, prune_anyway)
     if workers is not None and workers < 1:
         raise SettingsError(f"workers={workers}: give a whole number of at least 1")
     told = {uri: fields for uri, _ in items if (fields := notes.of(uri)) is not None}
@@ -96,7 +99,8 @@ def index_photos(
                     prepared = [photo.prepared for photo in batch if photo.prepared is not None]
                     writer.put(batch, encoder.encode_prepared(prepared))
             if prune:
-                gone = _gone(collection, {uri for uri, _ in items}, folders)
+                here = {uri for uri, _ in items}
+                gone = gone_photos(collection, here, folders, anyway=prune_anyway)
                 for start in range(0, len(gone), _LOOKUP):
                     part = gone[start : start + _LOOKUP]
                     report.pruned += collection.remove(part)
@@ -112,18 +116,28 @@ def check_inputs(
     *,
     metadata: MetadataSource = None,
     prune: bool = False,
+    prune_anyway: bool = False,
     report_file: str | Path | None = None,
 ) -> None:
     """Raise what `index_photos` would for inputs that cannot be used, ahead of longer work."""
-    _plan(photos, metadata, prune)
+    _plan(photos, metadata, prune, prune_anyway)
     with Journal(Report(), report_file):
         pass
 
 
 def _plan(
-    photos: object, metadata: MetadataSource, prune: bool
+    photos: object, metadata: MetadataSource, prune: bool, anyway: bool
 ) -> tuple[list[tuple[str, object]], list[str], Metadata, list[Met]]:
+    deleted: list[str] = []
+    if prune:
+        photos, deleted = without_deleted(photos)
+    if deleted and not anyway:
+        raise SettingsError(
+            f"{quoted(deleted[0])} does not exist: to remove the rows of a folder that was "
+            "deleted, give --prune-anyway (prune_anyway=True)"
+        )
     items, folders, passed = named_photos(photos)
+    folders += deleted
     if prune and not folders:
         raise SettingsError("prune removes rows under a named local folder, and none was named")
     return items, folders, Metadata.read(metadata, folders), passed
@@ -147,17 +161,19 @@ def _readable(
 ) -> Generator[_Photo, None, None]:
     """Yield the photos to encode, in order, decoded ahead of time by `workers` threads."""
     ahead = 2 * workers + 2 * collection.encoder.batch_size
+    standing = Standing(collection, items, workers)
     with ThreadPoolExecutor(workers, thread_name_prefix="cwf-read") as pool:
         waiting: deque[Future[_Photo]] = deque()
         try:
-            for start in range(0, len(items), _LOOKUP):
-                chunk = items[start : start + _LOOKUP]
-                known = collection.contents([uri for uri, _ in chunk])
-                for uri, source in chunk:
-                    asked = (uri, source, notes.of(uri), known.get(uri), max_pixels)
-                    waiting.append(pool.submit(_read, collection.encoder, *asked))
-                    if len(waiting) > ahead:
-                        yield from _sorted_out(waiting.popleft().result(), writer)
+            for uri, source in items:
+                if uri in standing.same:
+                    moved = uri in standing.moved
+                    writer.same(_Photo(uri, notes.of(uri), known=True, moved=moved))
+                    continue
+                asked = (uri, source, notes.of(uri), standing.known.get(uri), max_pixels)
+                waiting.append(pool.submit(_read, collection.encoder, *asked))
+                if len(waiting) > ahead:
+                    yield from _sorted_out(waiting.popleft().result(), writer)
             while waiting:
                 yield from _sorted_out(waiting.popleft().result(), writer)
         finally:
@@ -180,8 +196,6 @@ def _read(
         if isinstance(source, str):
             with READING.held(size_of(source)):
                 data = read_bytes(source)
-                if hashlib.sha256(data).hexdigest() == known:
-                    return _Photo(uri, metadata, known=True)
                 image = load_image(data, uri=uri, at_least=encoder.at_least, max_pixels=limit)
                 del data
         else:
@@ -191,7 +205,7 @@ def _read(
         prepared = encoder.prepare(image)
     except ImageError as error:
         return _Photo(uri, metadata, reason=str(error))
-    return _Photo(uri, metadata, prepared, known is not None)
+    return _Photo(uri, metadata, prepared, known=known is not None)
 
 
 def _sorted_out(photo: _Photo, writer: _Writer) -> Iterator[_Photo]:
@@ -201,32 +215,6 @@ def _sorted_out(photo: _Photo, writer: _Writer) -> Iterator[_Photo]:
         writer.failed(photo)
     else:
         writer.same(photo)
-
-
-def _gone(collection: PhotoRows, here: set[str], folders: Sequence[str]) -> list[str]:
-    """Return the uris of stored photos under `folders` whose files are no more.
-
-    What cannot be told, in a folder without access, is not gone.
-    """
-    under = tuple(
-        name.rstrip("/") + "/"
-        for folder in folders
-        for name in (uri_of(Path(folder)), Path(folder).as_uri())  # some names are stored as uris
-    )
-    uris = (uri for uri in collection.uris() if uri.startswith(under) and uri not in here)
-    return [uri for uri in uris if _is_gone(uri)]
-
-
-def _is_gone(uri: str) -> bool:
-    encoded = uri.startswith("file://")
-    path = os.fsdecode(unquote_to_bytes(uri.removeprefix("file://"))) if encoded else uri
-    try:
-        os.lstat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except (OSError, ValueError):
-        return False
-    return False
 
 
 class _Writer:
@@ -273,10 +261,13 @@ class _Writer:
         if len(self._same) <= most:
             return
         told = {p.uri: p.metadata for p in self._same if p.metadata is not None}
-        changed = self._collection.set_metadata(told)
-        for uri in changed:
-            self._journal.line(uri, "updated")
-        self._count(updated=len(changed), skipped=len(self._same) - len(changed))
+        changed = set(self._collection.set_metadata(told))
+        counts = Counter[str]()
+        for photo in self._same:
+            status = "moved" if photo.moved else "updated" if photo.uri in changed else "same"
+            counts[status] += 1
+            self._journal.line(photo.uri, status)
+        self._count(moved=counts["moved"], updated=counts["updated"], skipped=counts["same"])
         self._same.clear()
 
     def _run(self) -> None:
@@ -307,6 +298,7 @@ class _Writer:
         self,
         added: int = 0,
         updated: int = 0,
+        moved: int = 0,
         skipped: int = 0,
         failed: Sequence[tuple[str, str]] = (),
     ) -> None:
@@ -314,6 +306,7 @@ class _Writer:
         with self._counting:
             report.added += added
             report.updated += updated
+            report.moved += moved
             report.skipped += skipped
             report.failed += failed
             self._bar.set_postfix_str(
@@ -321,4 +314,4 @@ class _Writer:
                 f"{len(report.failed)} failed",
                 refresh=False,
             )
-            self._bar.update(added + updated + skipped + len(failed))
+            self._bar.update(added + updated + moved + skipped + len(failed))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Protocol
 
 import numpy as np
 
 from cwf_milvus.encode.encoder import Encoder
 from cwf_milvus.encode.encoding import Kind, Vectors
+from cwf_milvus.store.names import Names
 from cwf_milvus.store.rows import Row
 
 
@@ -26,7 +27,7 @@ class Gallery(Protocol):
     ) -> list[list[Row]]:
         """Return, for each of the descriptors (Q, d), the nearest rows, best first."""
 
-    def get(self, uris: Iterable[str], *, vectors: bool = False) -> list[Row | None]:
+    def get(self, uris: Names, *, vectors: bool = False) -> list[Row | None]:
         """Return the rows of photos, in the order asked for; None for one that is not there."""
 
     def vectors(self, wanted: Mapping[str, Vectors], kinds: Collection[Kind]) -> dict[str, Vectors]:

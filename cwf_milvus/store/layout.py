@@ -174,6 +174,10 @@ class Layout:
         told = self.checked_metadata(str(row["uri"]), metadata)
         return {**kept, **told, "checksum": self.checksum({**kept, **told})}
 
+    def renamed(self, row: Mapping[str, Any], uri: str) -> dict[str, Any]:
+        """Return a fetched row under another uri, and the checksum that then belongs to it."""
+        return self.with_metadata({**row, "uri": uri}, self.metadata_of(row))
+
     def checked_metadata(self, uri: str, metadata: Mapping[str, Any] | None) -> dict[str, Any]:
         """Return metadata as Milvus gives it back, as plain JSON values.
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,9 @@ from cwf_milvus.encode.kept import LastUsed
 from cwf_milvus.errors import CollectionError, SettingsError
 from cwf_milvus.store.class_rows import ClassRows
 from cwf_milvus.store.client import MESSAGE_BYTES, METRIC, Store, check_limit
-from cwf_milvus.store.layout import PLAIN_FIELDS, Layout
+from cwf_milvus.store.layout import PLAIN_FIELDS, Layout, checked_uri
+from cwf_milvus.store.moves import PendingMoves
+from cwf_milvus.store.names import Names, prefixes, stored_names
 from cwf_milvus.store.refusals import (
     check_encoder,
     check_schema,
@@ -123,7 +126,7 @@ class PhotoRows:
         at_once = max(1, MESSAGE_BYTES // max(1, self._row_bytes(rows)))
         with self._lock:
             # A question that sees every write takes a server 200 ms.
-            present = self.contents([uri for uri in uris if uri not in self._absent])
+            present = self.known([uri for uri in uris if uri not in self._absent])
             for start in range(0, len(rows), at_once):
                 part = slice(start, start + at_once)
                 if self.class_rows is not None:
@@ -144,7 +147,11 @@ class PhotoRows:
             StoreError: Milvus failed.
             SettingsError: metadata that Milvus cannot hold.
         """
-        told = {uri: self.layout.checked_metadata(uri, fields) for uri, fields in metadata.items()}
+        names = self.named(metadata)
+        told = {
+            uri: self.layout.checked_metadata(uri, fields)
+            for uri, fields in zip(names, metadata.values(), strict=True)
+        }
         stored = self.get(list(told))
         changed = [row.uri for row in stored if row is not None and row.metadata != told[row.uri]]
         with self._lock:
@@ -158,14 +165,79 @@ class PhotoRows:
                     )
         return changed
 
-    def remove(self, uris: Iterable[str]) -> int:
-        """Delete photos, and return how many of them there were.
+    def move(self, pairs: Mapping[str, str]) -> None:
+        """Give stored photos other uris; vectors and the user's fields stay as they are.
+
+        A row that has the new uri is replaced; an old uri that is not stored is passed over.
+
+        Args:
+            pairs: old uri to new.
+
+        Raises:
+            StoreError: Milvus failed; `end_moves` goes on from there.
+            ImageError: a uri that Milvus cannot hold.
+        """
+        at_once = max(1, MESSAGE_BYTES // self.layout.row_bytes)
+        asked, pending = list(pairs), PendingMoves(self.sidecar)
+        with self._lock:
+            for start in range(0, len(asked), at_once):
+                old = self.raw_rows(asked[start : start + at_once])
+                part = {uri: checked_uri(pairs[uri]) for uri in old if pairs[uri] != uri}
+                if not part:
+                    continue
+                pending.note(part)
+                present = self.known(list(part.values()))
+                if self.class_rows is not None:
+                    self.class_rows.delete(list(present))
+                    self.class_rows.copy(part, {uri: len(old[uri]["class_ids"]) for uri in part})
+                self.store.write(
+                    self.name, [self.layout.renamed(old[uri], new) for uri, new in part.items()]
+                )
+                self.sidecar.note(len(part) - len(present))
+                self._absent.difference_update(part.values())
+                self.remove(list(part))
+                pending.done(part)
+
+    def end_moves(self) -> None:
+        """End the moves that an earlier run was killed in.
 
         Raises:
             StoreError: Milvus failed.
         """
         with self._lock:
-            there = list(self.contents(list(uris)))
+            pending = PendingMoves(self.sidecar)
+            pairs = pending.read()
+            if not pairs:
+                return
+            there = self.known([*pairs, *pairs.values()])
+            for old, new in pairs.items():
+                if new in there and there.get(old) == there[new]:
+                    self.remove(old)
+                elif new not in there and self.class_rows is not None:
+                    self.class_rows.delete([new])
+            pending.done(pairs)
+
+    def under(self, folder: str | os.PathLike[str]) -> list[str]:
+        """Return the uris of stored photos under a folder, by their names alone."""
+        begin = prefixes(folder)
+        return [uri for uri in self.uris() if uri.startswith(begin)]
+
+    def named(self, names: Names) -> list[str]:
+        """Return the uris that names of photos stand for; see `stored_names`."""
+        return stored_names(self.store, self.name, names)
+
+    def remove(self, uris: Names) -> int:
+        """Delete photos, and return how many of them there were.
+
+        Args:
+            uris: one, or several; see `stored_names`.
+
+        Raises:
+            StoreError: Milvus failed.
+            SettingsError: something that is no name.
+        """
+        with self._lock:
+            there = list(self.contents(uris))
             if there:
                 self.sidecar.note(-len(there))
                 if self.class_rows is not None:
@@ -173,17 +245,18 @@ class PhotoRows:
                 self.store.delete(self.name, "uri", there)
         return len(there)
 
-    def get(self, uris: Iterable[str], *, vectors: bool = False) -> list[Row | None]:
+    def get(self, uris: Names, *, vectors: bool = False) -> list[Row | None]:
         """Return the rows of photos, in the order asked for; None for one that is not there.
 
         Args:
-            uris: of the photos.
+            uris: of the photos, one or several; see `stored_names`.
             vectors: fetch the vectors too, for `Row.unpack`.
 
         Raises:
             StoreError: Milvus failed.
+            SettingsError: something that is no name.
         """
-        asked = list(uris)
+        asked = self.named(uris)
         found = self.store.fetch(
             self.name,
             "uri",
@@ -193,9 +266,16 @@ class PhotoRows:
         )
         return [as_row(self.layout, found[uri]) if uri in found else None for uri in asked]
 
-    def contents(self, uris: Iterable[str]) -> dict[str, str]:
-        """Return uri to SHA-256 of the bytes, in hex, for those photos that are there."""
-        asked = list(uris)
+    def contents(self, uris: Names) -> dict[str, str]:
+        """Return uri to SHA-256 of the bytes, in hex, for those photos that are there.
+
+        Args:
+            uris: one, or several; see `stored_names`.
+        """
+        return self.known(self.named(uris))
+
+    def known(self, asked: Sequence[str]) -> dict[str, str]:
+        """Return what `contents` does, of uris taken as they are written."""
         found = self.store.fetch(self.name, "uri", asked, ["content"])
         self._absent.update(asked)
         self._absent.difference_update(found)
