@@ -209,6 +209,8 @@ class InstanceCollection(PhotoRows):
         photos: object,
         *,
         metadata: MetadataSource = None,
+        replace_metadata: bool = False,
+        exif: bool = False,
         prune: bool = False,
         prune_anyway: bool = False,
         progress: bool = True,
@@ -226,8 +228,11 @@ class InstanceCollection(PhotoRows):
                 (bytes, arrays, PIL), or a mapping of uri to image.
             metadata: a mapping of uri, path or file name to a dict, or a CSV or JSONL file with a
                 column ``file_name``; None to use ``metadata.jsonl`` or ``metadata.csv`` in a folder
-                named by `photos`, where there is one. A photo of which nothing is said keeps what
-                it has.
+                named by `photos`, where there is one, whose fields never take the place of given
+                ones. What is said of a stored photo is added to what it has.
+            replace_metadata: what is said of a stored photo takes the place of all that it has.
+            exif: date, place, camera and orientation as fields too, where a photo has them; see
+                `photos.exif.exif_fields`.
             prune: remove the rows under the named local folders whose files are gone. A folder
                 without any photo, or that lost more than a fifth of its rows (and more than one),
                 stops that.
@@ -254,6 +259,8 @@ class InstanceCollection(PhotoRows):
             self,
             photos,
             metadata=metadata,
+            replace_metadata=replace_metadata,
+            exif=exif,
             prune=prune,
             prune_anyway=prune_anyway,
             progress=progress,

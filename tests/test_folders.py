@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import PIL.ExifTags
 import PIL.Image
 import pytest
 from small_encoders import tiny
@@ -179,6 +180,52 @@ def test_relocate_gives_a_folder_that_cannot_be_read_its_new_name(
     with pytest.raises(CollectionError, match="is stored already"):
         photos.relocate("s3://old/ab", "s3://new")
     assert photos.verify().ok
+
+
+# Fields
+
+
+def test_a_second_file_adds_fields_and_the_folders_own_undoes_none_that_was_given(
+    photos: InstanceCollection, tmp_path: Path
+) -> None:
+    paths = fill(tmp_path / "in", 2)
+    own = tmp_path / "in" / "metadata.csv"
+    own.write_text("file_name,year,place\n0.png,1,here\n1.png,1,here\n")
+
+    def added(**options: object) -> dict[str, object]:
+        photos.add(tmp_path / "in", progress=False, **options)
+        return fields(photos)[str(paths[0])]
+
+    assert added() == {"year": 1, "place": "here"}
+    assert added(metadata={"0.png": {"year": 2, "who": "me"}}) == {
+        "year": 2,
+        "place": "here",
+        "who": "me",
+    }
+    own.write_text("file_name,year,place\n0.png,3,there\n1.png,3,there\n")
+    drawn(paths[0], 77)  # and other bytes change nothing in this
+    assert added() == {"year": 2, "place": "there", "who": "me"}
+    assert fields(photos)[str(paths[1])] == {"year": 3, "place": "there"}
+    again = {"metadata": {"0.png": {"n": 1}}, "replace_metadata": True}
+    assert added(**again) == {"n": 1}
+    assert fields(photos)[str(paths[1])] == {"year": 3, "place": "there"}
+    assert photos.verify().ok
+
+
+def test_exif_fields_can_be_added_to_stored_photos(
+    photos: InstanceCollection, tmp_path: Path, passes: list[int]
+) -> None:
+    exif = PIL.Image.Exif()
+    exif[PIL.ExifTags.Base.Model] = "Eye 3"
+    PIL.Image.new("RGB", (72, 48), "red").save(tmp_path / "a.jpg", exif=exif)
+    photos.add(tmp_path / "a.jpg", progress=False, metadata={"a.jpg": {"exif_camera": "mine"}})
+    PIL.Image.new("RGB", (72, 48), "blue").save(tmp_path / "b.jpg", exif=exif)
+    photos.add(tmp_path / "b.jpg", progress=False)
+    passes.clear()
+    photos.add([tmp_path / "a.jpg", tmp_path / "b.jpg"], progress=False, exif=True)
+    assert passes == []
+    cameras = [row["exif_camera"] for row in fields(photos).values()]
+    assert cameras == ["mine", "Eye 3"]
 
 
 # Pruning

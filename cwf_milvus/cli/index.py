@@ -44,6 +44,17 @@ def add_index(commands: Any) -> None:
         "metadata.csv or metadata.jsonl in an indexed folder",
     )
     command.add_argument(
+        "--replace-metadata",
+        action="store_true",
+        help="forget the fields that a photo has, where the metadata names it (they are added to)",
+    )
+    command.add_argument(
+        "--exif",
+        action="store_true",
+        help="date, place, camera and orientation as fields exif_date, exif_time, exif_latitude, "
+        "exif_longitude, exif_altitude, exif_camera, exif_orientation",
+    )
+    command.add_argument(
         "--prune", action="store_true", help="remove rows of files gone from the named folders"
     )
     command.add_argument(
@@ -157,6 +168,8 @@ def run(arguments: argparse.Namespace) -> int:
         report = collection.add(
             arguments.photos,
             metadata=arguments.metadata,
+            replace_metadata=arguments.replace_metadata,
+            exif=arguments.exif,
             prune=arguments.prune,
             prune_anyway=arguments.prune_anyway,
             progress=not arguments.quiet,

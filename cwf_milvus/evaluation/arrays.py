@@ -16,6 +16,7 @@ from cwf_milvus.store.layout import Layout
 from cwf_milvus.store.names import Names, listed
 from cwf_milvus.store.refusals import checked_descriptors
 from cwf_milvus.store.rows import Row
+from cwf_milvus.store.told import Told
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +100,7 @@ class ArrayCollection:
             height=one.height,
             class_ids=one.class_ids,
             class_scores=one.class_scores,
-            metadata={},
+            metadata=Told({}),
             score=score,
             packed={},
             layout=self.layout,

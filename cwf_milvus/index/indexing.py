@@ -8,12 +8,11 @@ import threading
 import time
 import warnings
 from collections import Counter, deque
-from collections.abc import Generator, Hashable, Iterator, Sequence
+from collections.abc import Generator, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
@@ -26,7 +25,8 @@ from cwf_milvus.index.metadata import Metadata, MetadataSource
 from cwf_milvus.index.moved import Standing
 from cwf_milvus.index.pruning import gone_photos, without_deleted
 from cwf_milvus.index.report import Journal, Report
-from cwf_milvus.photos.images import load_image
+from cwf_milvus.photos.exif import exif_fields
+from cwf_milvus.photos.images import Image, load_image
 from cwf_milvus.photos.limits import READING
 from cwf_milvus.photos.listing import named_photos
 from cwf_milvus.photos.sources import read_bytes, size_of
@@ -34,6 +34,7 @@ from cwf_milvus.photos.survey import Met
 from cwf_milvus.store.client import MESSAGE_BYTES
 from cwf_milvus.store.layout import METADATA_BYTES, checked_uri
 from cwf_milvus.store.photo_rows import PhotoRows
+from cwf_milvus.store.told import Told
 
 _LOOKUP = 256  # photos whose stored content is asked for in one call
 
@@ -43,7 +44,7 @@ class _Photo:
     """A photo on its way through a run."""
 
     uri: str
-    metadata: dict[str, Any] | None
+    metadata: Told | None
     prepared: Prepared | None = None
     known: bool = False
     moved: bool = False
@@ -55,6 +56,8 @@ def index_photos(
     photos: object,
     *,
     metadata: MetadataSource = None,
+    replace_metadata: bool = False,
+    exif: bool = False,
     prune: bool = False,
     prune_anyway: bool = False,
     progress: bool = True,
@@ -68,16 +71,14 @@ def index_photos(
     items, folders, notes, passed = _plan(photos, metadata, prune, prune_anyway)
     if workers is not None and workers < 1:
         raise SettingsError(f"workers={workers}: give a whole number of at least 1")
-    told = {uri: fields for uri, _ in items if (fields := notes.of(uri)) is not None}
-    for uri, fields in told.items():
-        collection.layout.checked_metadata(uri, fields)
-    if notes and items and not told:
-        warnings.warn(
-            f"the metadata names none of these {len(items)} photos, such as {items[0][0]!r}",
-            stacklevel=2,
-        )
+    for notice in notes.match([uri for uri, _ in items]) if items else []:
+        warnings.warn(notice, stacklevel=2)
+    for uri, _ in items:
+        collection.layout.checked_metadata(uri, notes.of(uri))
     report = Report()
     encoder = collection.encoder
+    limit = encoder.max_pixels if max_pixels is None else max_pixels
+    reader = _Reader(encoder, notes, limit, exif)
     # A batch is one message, so that it is stored whole or not at all, and forms again alike.
     row_bytes = collection.layout.row_bytes + 4 * METADATA_BYTES
     size = max(1, min(encoder.batch_size, MESSAGE_BYTES // row_bytes))
@@ -90,9 +91,9 @@ def index_photos(
             for met in passed:
                 journal.passed_over(met)
             with (
-                _Writer(collection, journal, bar) as writer,
+                _Writer(collection, journal, bar, replace_metadata) as writer,
                 closing(
-                    _readable(collection, items, notes, workers or _workers(), writer, max_pixels)
+                    _readable(collection, items, reader, workers or _workers(), writer)
                 ) as ready,
             ):
                 for batch in batches(ready, size, _grid):
@@ -154,10 +155,9 @@ def _grid(photo: _Photo) -> Hashable:
 def _readable(
     collection: PhotoRows,
     items: Sequence[tuple[str, object]],
-    notes: Metadata,
+    reader: _Reader,
     workers: int,
     writer: _Writer,
-    max_pixels: int | None,
 ) -> Generator[_Photo, None, None]:
     """Yield the photos to encode, in order, decoded ahead of time by `workers` threads."""
     ahead = 2 * workers + 2 * collection.encoder.batch_size
@@ -166,12 +166,7 @@ def _readable(
         waiting: deque[Future[_Photo]] = deque()
         try:
             for uri, source in items:
-                if uri in standing.same:
-                    moved = uri in standing.moved
-                    writer.same(_Photo(uri, notes.of(uri), known=True, moved=moved))
-                    continue
-                asked = (uri, source, notes.of(uri), standing.known.get(uri), max_pixels)
-                waiting.append(pool.submit(_read, collection.encoder, *asked))
+                waiting.append(pool.submit(reader.read, uri, source, standing))
                 if len(waiting) > ahead:
                     yield from _sorted_out(waiting.popleft().result(), writer)
             while waiting:
@@ -180,32 +175,51 @@ def _readable(
             pool.shutdown(cancel_futures=True)
 
 
-def _read(
-    encoder: Encoder,
-    uri: str,
-    source: object,
-    metadata: dict[str, Any] | None,
-    known: str | None,
-    max_pixels: int | None,
-) -> _Photo:
-    limit = encoder.max_pixels if max_pixels is None else max_pixels
-    try:
-        checked_uri(uri)
-        if isinstance(source, ImageError):
-            raise source
-        if isinstance(source, str):
-            with READING.held(size_of(source)):
-                data = read_bytes(source)
-                image = load_image(data, uri=uri, at_least=encoder.at_least, max_pixels=limit)
-                del data
-        else:
-            image = load_image(source, uri=uri, at_least=encoder.at_least, max_pixels=limit)
-            if image.content == known:
-                return _Photo(uri, metadata, known=True)
-        prepared = encoder.prepare(image)
-    except ImageError as error:
-        return _Photo(uri, metadata, reason=str(error))
-    return _Photo(uri, metadata, prepared, known=known is not None)
+@dataclass(frozen=True)
+class _Reader:
+    """Reads photos, and what is said of them; in several threads."""
+
+    encoder: Encoder
+    notes: Metadata
+    max_pixels: int
+    exif: bool
+
+    def read(self, uri: str, source: object, standing: Standing) -> _Photo:
+        """Return a photo prepared for the network, or why not."""
+        told = self.notes.of(uri)
+        known = uri in standing.known
+        try:
+            checked_uri(uri)
+            if isinstance(source, ImageError):
+                raise source
+            if uri in standing.same:
+                if self.exif and isinstance(source, str):
+                    told = self._with_exif(told, read_bytes(source), uri)
+                return _Photo(uri, told, known=True, moved=uri in standing.moved)
+            if isinstance(source, str):
+                with READING.held(size_of(source)):
+                    data = read_bytes(source)
+                    image = self._load(data, uri)
+                    told = self._with_exif(told, data, uri)
+                    del data
+            else:
+                image = self._load(source, uri)
+                if image.content == standing.known.get(uri):
+                    return _Photo(uri, told, known=True)
+                if isinstance(source, bytes):
+                    told = self._with_exif(told, source, uri)
+            prepared = self.encoder.prepare(image)
+        except ImageError as error:
+            return _Photo(uri, told, reason=str(error))
+        return _Photo(uri, told, prepared, known=known)
+
+    def _load(self, source: object, uri: str) -> Image:
+        at_least = self.encoder.at_least
+        return load_image(source, uri=uri, at_least=at_least, max_pixels=self.max_pixels)
+
+    def _with_exif(self, told: Told | None, data: bytes, uri: str) -> Told | None:
+        fields = exif_fields(data, uri) if self.exif else {}
+        return (told or Told({})).over(Told(fields, fields)) if fields else told
 
 
 def _sorted_out(photo: _Photo, writer: _Writer) -> Iterator[_Photo]:
@@ -220,11 +234,14 @@ def _sorted_out(photo: _Photo, writer: _Writer) -> Iterator[_Photo]:
 class _Writer:
     """Upserts finished batches in a thread of its own, in order, and counts them."""
 
-    def __init__(self, collection: PhotoRows, journal: Journal, bar: tqdm) -> None:
+    def __init__(
+        self, collection: PhotoRows, journal: Journal, bar: tqdm, replace_metadata: bool
+    ) -> None:
         self._collection = collection
         self._journal = journal
         self._report = journal.report
         self._bar = bar
+        self._replaces = replace_metadata
         self._batches: queue.Queue[tuple[list[_Photo], list[Encoding]] | None] = queue.Queue(2)
         self._same: list[_Photo] = []
         self._error: BaseException | None = None
@@ -261,7 +278,7 @@ class _Writer:
         if len(self._same) <= most:
             return
         told = {p.uri: p.metadata for p in self._same if p.metadata is not None}
-        changed = set(self._collection.set_metadata(told))
+        changed = set(self._collection.set_metadata(self._with_stored(told)))
         counts = Counter[str]()
         for photo in self._same:
             status = "moved" if photo.moved else "updated" if photo.uri in changed else "same"
@@ -281,14 +298,20 @@ class _Writer:
 
     def _store(self, photos: list[_Photo], encodings: list[Encoding]) -> None:
         told = {photo.uri: photo.metadata for photo in photos}
-        silent = [photo.uri for photo in photos if photo.known and photo.metadata is None]
-        for uri, row in zip(silent, self._collection.get(silent), strict=True):
-            told[uri] = row.metadata if row is not None else None
+        told |= self._with_stored({p.uri: p.metadata or Told({}) for p in photos if p.known})
         self._collection.upsert(encodings, list(told.values()))
         for photo in photos:
             self._journal.line(photo.uri, "updated" if photo.known else "added")
         known = sum(photo.known for photo in photos)
         self._count(added=len(photos) - known, updated=known)
+
+    def _with_stored(self, told: Mapping[str, Told]) -> dict[str, Told]:
+        """Return, for stored photos, what is told of them over what they have."""
+        found = dict(told)
+        for (uri, fields), row in zip(told.items(), self._collection.get(list(told)), strict=True):
+            if row is not None and not (self._replaces and fields):
+                found[uri] = fields.over(row.metadata)
+        return found
 
     def _check(self) -> None:
         if self._error is not None:

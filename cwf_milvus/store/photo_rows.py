@@ -147,13 +147,10 @@ class PhotoRows:
             StoreError: Milvus failed.
             SettingsError: metadata that Milvus cannot hold.
         """
-        names = self.named(metadata)
-        told = {
-            uri: self.layout.checked_metadata(uri, fields)
-            for uri, fields in zip(names, metadata.values(), strict=True)
-        }
+        told = dict(zip(self.named(metadata), metadata.values(), strict=True))
+        plain = {uri: self.layout.checked_metadata(uri, one) for uri, one in told.items()}
         stored = self.get(list(told))
-        changed = [row.uri for row in stored if row is not None and row.metadata != told[row.uri]]
+        changed = [row.uri for row in stored if row is not None and row.metadata != plain[row.uri]]
         with self._lock:
             at_once = max(1, MESSAGE_BYTES // self.layout.row_bytes)
             for start in range(0, len(changed), at_once):
