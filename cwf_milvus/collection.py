@@ -10,6 +10,7 @@ from cwf_milvus.errors import CollectionError, MismatchError
 from cwf_milvus.store.augmentation import Augmentation, Augmented, augment
 from cwf_milvus.store.class_rows import ClassRows
 from cwf_milvus.store.client import Store
+from cwf_milvus.store.fields import fields_of
 from cwf_milvus.store.layout import Layout
 from cwf_milvus.store.names import Names
 from cwf_milvus.store.packing import PRECISIONS, Precision
@@ -349,7 +350,7 @@ class InstanceCollection(PhotoRows):
         Raises:
             ImageError: a query that cannot be decoded.
             BoxError: a box that is malformed, empty or outside its photo.
-            FilterError: Milvus refused the filter.
+            FilterError: Milvus refused the filter, or it names a field that no photo has.
             SettingsError: a limit or stage that cannot be, boxes that do not go with the queries,
                 or both `images` and `like`.
             CollectionError: a uri in `like` or `unlike` that is not stored, or augmented
@@ -430,6 +431,14 @@ class InstanceCollection(PhotoRows):
                 self.sidecar.note(outcome.rows - outcome.expected)
         return outcome
 
+    def fields(self) -> dict[str, dict[str, int]]:
+        """Return your own fields: how many photos have each, by the type of its value.
+
+        Raises:
+            StoreError: Milvus failed.
+        """
+        return fields_of(self)
+
     def info(self) -> dict[str, Any]:
         """Return what the collection holds and how it was made, as plain JSON values."""
         about = self.sidecar.manifest
@@ -438,6 +447,7 @@ class InstanceCollection(PhotoRows):
             "uri": self.store.uri,
             "collection": self.name,
             "photos": self.count(),
+            "fields": self.fields(),
             "milvus": self.store.call("get_server_version"),
             "index": index.get("index_type"),
             "metric": index.get("metric_type"),

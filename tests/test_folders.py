@@ -18,7 +18,7 @@ from cwf_milvus.cli import main
 from cwf_milvus.collection import InstanceCollection
 from cwf_milvus.encode.encoder import Encoder
 from cwf_milvus.encode.views import Prepared
-from cwf_milvus.errors import CollectionError, SettingsError
+from cwf_milvus.errors import CollectionError, FilterError, SettingsError
 from cwf_milvus.model import ClassWeightedEmbeddingFunction
 from cwf_milvus.store.photo_rows import PhotoRows
 from cwf_milvus.store.sidecar import Sidecar
@@ -226,6 +226,63 @@ def test_exif_fields_can_be_added_to_stored_photos(
     assert passes == []
     cameras = [row["exif_camera"] for row in fields(photos).values()]
     assert cameras == ["mine", "Eye 3"]
+
+
+def test_info_lists_fields_with_types_and_counts(
+    photos: InstanceCollection, tmp_path: Path
+) -> None:
+    told = {"0.png": {"year": 1, "tags": ["a"]}, "1.png": {"year": 1.5}, "2.png": {"year": "x"}}
+    fill(tmp_path / "in", 4)
+    photos.add(tmp_path / "in", progress=False, metadata=told)
+    assert photos.info()["fields"] == {
+        "tags": {"list": 1},
+        "year": {"whole number": 1, "number": 1, "text": 1},
+    }
+
+
+@pytest.mark.parametrize(
+    "filter",
+    [
+        "yeer > 1",
+        "year > 0 or yeer > 1",
+        "yeer is null",
+        "array_length(yeer) > 0",
+        'yeer == "year"',
+    ],
+)
+def test_a_filter_that_names_an_unknown_field_says_which_there_are(
+    photos: InstanceCollection, tmp_path: Path, filter: str
+) -> None:
+    paths = fill(tmp_path / "in", 2)
+    photos.add(tmp_path / "in", progress=False, metadata={"0.png": {"year": 1}})
+    with pytest.raises(FilterError, match=r"names 'yeer'.* Your fields: year \(whole number\)"):
+        photos.search(paths[0], filter=filter)
+
+
+@pytest.mark.parametrize(
+    "filter",
+    ["year > 5", 'year == 1 or content == "yeer"', "width >= 1e1", "array_contains(class_ids, 3)"],
+)
+def test_a_filter_that_finds_nothing_may_be_right(
+    photos: InstanceCollection, tmp_path: Path, filter: str
+) -> None:
+    paths = fill(tmp_path / "in", 2)
+    photos.add(tmp_path / "in", progress=False, metadata={"0.png": {"year": 1}})
+    assert len(photos.search(paths[0], filter=filter)) in (0, 1, 2)
+
+
+def test_fields_are_shown_in_table_and_page(photos: InstanceCollection, tmp_path: Path) -> None:
+    paths = fill(tmp_path / "in", 2)
+    told = {"0.png": {"year": 1867, "note": "secret", "artist": "Francis"}}
+    photos.add(tmp_path / "in", progress=False, metadata=told)
+    page = tmp_path / "page.html"
+    hits = photos.search(paths[0])
+    header, first, *_ = hits.table(show=["artist", "year"]).splitlines()
+    assert header.split()[:5] == ["rank", "score", "photo", "artist", "year"]
+    assert first.split()[3:5] == ["Francis", "1867"]
+    hits.save(page, show=["artist"])
+    assert "Francis" in page.read_text()
+    assert "secret" not in page.read_text()
 
 
 # Pruning

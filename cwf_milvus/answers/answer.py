@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, overload
 
 from cwf_milvus.answers.hits import Hit, Query
-from cwf_milvus.answers.page import hits_fragment, save_page
+from cwf_milvus.answers.page import hits_fragment, save_page, shown
 from cwf_milvus.text import printable, table
 
 
@@ -45,13 +45,24 @@ class Hits(Sequence[Hit]):
         return f"Hits({self.query.name!r}, {len(self)} hits)"
 
     def __str__(self) -> str:
+        return self.table()
+
+    def table(self, show: Sequence[str] = ()) -> str:
+        """Return the hits as a table.
+
+        Args:
+            show: your own fields, a column each.
+        """
         if not self._hits:
             return f"{printable(self.query.name)}: no hits"
-        rows = [("rank", "score", "photo", "shared classes")]
-        rows += [
-            (str(rank), f"{hit.score:.4f}", printable(hit.uri), ", ".join(hit.classes[:3]))
-            for rank, hit in enumerate(self, start=1)
-        ]
+        rows = [("rank", "score", "photo", *show, "shared classes")]
+        for rank, hit in enumerate(self, start=1):
+            cells = [
+                printable(shown(hit.metadata[name])) if name in hit.metadata else "-"
+                for name in show
+            ]
+            classes = ", ".join(hit.classes[:3])
+            rows.append((str(rank), f"{hit.score:.4f}", printable(hit.uri), *cells, classes))
         return table(rows, right=(0, 1))
 
     def _repr_html_(self) -> str:
@@ -71,13 +82,17 @@ class Hits(Sequence[Hit]):
         """Return `to_dict` as JSON."""
         return json.dumps(self.to_dict(), indent=indent, ensure_ascii=False)
 
-    def save(self, path: str | Path) -> Path:
+    def save(self, path: str | Path, show: Sequence[str] | None = None) -> Path:
         """Write one self-contained HTML page: the query with its box, and each hit.
+
+        Args:
+            path: the file; one that is there is replaced.
+            show: which of your own fields; None for all.
 
         Raises:
             SettingsError: the page cannot be written there.
         """
-        return save_page([(self.query, self)], path)
+        return save_page([(self.query, self)], path, show)
 
     def explain(self) -> str:
         """Return a table of each stage's score and rank, so that one sees what moved a hit."""

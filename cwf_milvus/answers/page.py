@@ -85,7 +85,11 @@ def hits_fragment(query: Query, hits: Sequence[Hit]) -> str:
     return f'<div class="cwf"><style>{_STYLE}</style>{section}</div>'
 
 
-def save_page(results: Sequence[tuple[Query, Sequence[Hit]]], path: str | Path) -> Path:
+def save_page(
+    results: Sequence[tuple[Query, Sequence[Hit]]],
+    path: str | Path,
+    show: Sequence[str] | None = None,
+) -> Path:
     """Write answers as one HTML page without scripts, links or files beside it.
 
     Each hit has its rank, score, shared classes, metadata, the box of its match drawn on it, and
@@ -95,6 +99,7 @@ def save_page(results: Sequence[tuple[Query, Sequence[Hit]]], path: str | Path) 
     Args:
         results: query and hits of one answer or several, each becomes a section.
         path: the file; one that is there is replaced.
+        show: which of the metadata; None for all.
 
     Returns:
         The path.
@@ -113,7 +118,7 @@ def save_page(results: Sequence[tuple[Query, Sequence[Hit]]], path: str | Path) 
         "img-src data:; style-src 'unsafe-inline'\">",
         f"<title>{_text(title)}</title><style>{_PAGE_STYLE}{_STYLE}</style></head>",
         '<body class="cwf"><h1>What was found</h1><main>',
-        *(_section(query, hits, len(hits), photos) for query, hits in results),
+        *(_section(query, hits, len(hits), photos, show) for query, hits in results),
         "</main></body></html>\n",
     ]
     try:
@@ -154,7 +159,13 @@ class _Photos:
         return f'<div class="photo">{_img(small, alt)}</div>'
 
 
-def _section(query: Query, hits: Sequence[Hit], at_most: int, photos: _Photos) -> str:
+def _section(
+    query: Query,
+    hits: Sequence[Hit],
+    at_most: int,
+    photos: _Photos,
+    show: Sequence[str] | None = None,
+) -> str:
     about = f"box {_numbers(query.box)}, " if query.box else ""
     count = f"{len(hits)} hit{'' if len(hits) == 1 else 's'}" if hits else "no hits"
     picture = ""
@@ -166,7 +177,7 @@ def _section(query: Query, hits: Sequence[Hit], at_most: int, photos: _Photos) -
         [
             f'<section><figure class="query">{picture}<figcaption><h2>{_text(query.name)}</h2>',
             f'<p class="about">{about}{count}</p></figcaption></figure><ol>',
-            *(_card(hit, rank, photos) for rank, hit in enumerate(hits[:at_most], start=1)),
+            *(_card(hit, rank, photos, show) for rank, hit in enumerate(hits[:at_most], start=1)),
             "</ol>",
             f"<p>{rest} more are not shown: save(&quot;hits.html&quot;) writes all.</p>"
             if rest > 0
@@ -176,7 +187,7 @@ def _section(query: Query, hits: Sequence[Hit], at_most: int, photos: _Photos) -
     )
 
 
-def _card(hit: Hit, rank: int, photos: _Photos) -> str:
+def _card(hit: Hit, rank: int, photos: _Photos, show: Sequence[str] | None) -> str:
     name = hit.uri.rstrip("/").rpartition("/")[2] or hit.uri
     classes = "".join(f"<span>{_text(name)}</span>" for name in hit.classes)
     return "".join(
@@ -188,25 +199,27 @@ def _card(hit: Hit, rank: int, photos: _Photos) -> str:
             f'<p class="uri">{_text(hit.uri)}</p>' if name != hit.uri else "",
             f'<div class="classes">{classes}</div>' if classes else "",
             f'<p class="note">{_text(hit.note)}</p>' if hit.note else "",
-            "".join(_metadata(hit.metadata)),
+            "".join(_metadata(hit.metadata, show)),
             "".join(_stages(hit)),
             "</figcaption></figure></li>",
         ]
     )
 
 
-def _metadata(metadata: dict[str, Any]) -> Iterator[str]:
-    if not metadata:
+def _metadata(metadata: dict[str, Any], show: Sequence[str] | None) -> Iterator[str]:
+    names = [name for name in (metadata if show is None else show) if name in metadata]
+    if not names:
         return
     yield "<dl>"
-    for key, value in metadata.items():
-        text = (
-            value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-        )
-        if len(text) > _LONGEST_VALUE:
-            text = text[:_LONGEST_VALUE] + "…"
-        yield f"<dt>{_text(key)}</dt><dd>{_text(text)}</dd>"
+    for name in names:
+        yield f"<dt>{_text(name)}</dt><dd>{_text(shown(metadata[name]))}</dd>"
     yield "</dl>"
+
+
+def shown(value: object) -> str:
+    """Return a value of the user's fields as text, cut where it is long."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return text[:_LONGEST_VALUE] + "…" if len(text) > _LONGEST_VALUE else text
 
 
 def _stages(hit: Hit) -> Iterator[str]:

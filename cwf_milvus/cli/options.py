@@ -97,6 +97,11 @@ def numbers(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(f"{text!r}: give class ids, as in 285,282") from error
 
 
+def names(text: str) -> tuple[str, ...]:
+    """Return names with commas between them, for argparse."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
 def token() -> str | None:
     """Return the server's token, which is in no option: others could read it there."""
     return os.environ.get("MILVUS_TOKEN")

@@ -11,6 +11,7 @@ from cwf_milvus.cli.options import (
     OK,
     add_command,
     collection_options,
+    names,
     network_options,
     pixels_option,
     token,
@@ -63,6 +64,13 @@ def add_search(commands: Any) -> None:
     command.add_argument(
         "--explain", action="store_true", help="print each stage's score and rank of each hit"
     )
+    command.add_argument(
+        "--show",
+        type=names,
+        default=(),
+        metavar="FIELD,...",
+        help="your own fields to show, in the table and on the page (the page shows all)",
+    )
     command.add_argument("--json", action="store_true", help="print JSON, an object a query")
     command.add_argument("--html", metavar="FILE", help="write a page with pictures")
     pixels_option(command)
@@ -104,7 +112,9 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.html:
             from cwf_milvus.answers.page import save_page
 
-            page = save_page([(hits.query, hits) for hits in answers], arguments.html)
+            page = save_page(
+                [(hits.query, hits) for hits in answers], arguments.html, arguments.show or None
+            )
             print(f"written: {page}", file=sys.stderr)
     for hits in answers:
         if arguments.json:
@@ -112,5 +122,5 @@ def run(arguments: argparse.Namespace) -> int:
         else:
             if len(answers) > 1:
                 print(f"{printable(hits.query.name)}:")
-            print(hits.explain() if arguments.explain else hits)
+            print(hits.explain() if arguments.explain else hits.table(arguments.show))
     return OK

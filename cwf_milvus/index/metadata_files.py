@@ -13,7 +13,7 @@ from typing import Any, TextIO
 from cwf_milvus.errors import SettingsError
 
 FILE_NAME = "file_name"
-_NO_VALUE = {"n/a", "na", "#n/a", "nan", "null", "none", "nil", "unknown", "missing", "-", "--", "?"}
+_NO_VALUE = {"n/a", "na", "#n/a", "nan", "null", "none", "unknown", "missing", "-", "--", "?"}
 """What is written for a number that there is not, in small letters."""
 
 

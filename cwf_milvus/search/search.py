@@ -22,6 +22,7 @@ from cwf_milvus.search.garbage import no_garbage_collection
 from cwf_milvus.search.stage import Context, Stage
 from cwf_milvus.store.augmentation import augmented_search
 from cwf_milvus.store.client import TOP_K, check_limit
+from cwf_milvus.store.fields import check_filter
 from cwf_milvus.store.names import Names, listed
 from cwf_milvus.store.photo_rows import PhotoRows
 from cwf_milvus.store.rows import Row
@@ -121,6 +122,8 @@ def search_queries(
 
     descriptors = np.stack([query.encoding.descriptor for query in queries])
     answers = find(queries, descriptors, depth)
+    if filter and isinstance(gallery, PhotoRows):
+        check_filter(gallery, filter, (hit.metadata for answer in answers for hit in answer))
     context = Context(gallery, find, depth)
     answers = run_stages(stages, queries, answers, context, candidates)
     return [Hits(query, hits[:limit]) for query, hits in zip(queries, answers, strict=True)]

@@ -68,6 +68,7 @@ class PhotoRows:
         self._restore: dict[str, Any] = {"weights": weights, "device": device}
         self._lock = threading.RLock()
         self._absent: set[str] = set()  # photos asked for, not there, and not stored since
+        self.seen_fields: set[str] = set()  # of the user's, that some photo has
         _must_exist(store, name)
         self.sidecar = Sidecar(store, name)
         about = self.sidecar.manifest
