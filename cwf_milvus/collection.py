@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, NoReturn, overload
 
 from cwf_milvus.errors import CollectionError, MismatchError
 from cwf_milvus.store.augmentation import Augmentation, Augmented, augment
@@ -198,6 +198,17 @@ class InstanceCollection(PhotoRows):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be copied or pickled: a connection belongs to one process.
+
+        Raises:
+            CollectionError: always.
+        """
+        raise CollectionError(
+            f"{self!r} holds a connection, which cannot be copied or sent to another process: call "
+            "InstanceCollection.open there (Milvus Lite lets one process at a time open a .db)"
+        )
 
     def close(self) -> None:
         """Close the connection, and let go of a ``.db`` for other processes."""

@@ -204,11 +204,15 @@ _SETTINGS = {
 
 
 def _encoder_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    from cwf_milvus.encode.settings import full_name
+
     settings = {
         setting: getattr(arguments, option)
         for option, setting in _SETTINGS.items()
         if getattr(arguments, option) is not None
     }
+    if "backbone" in settings:
+        settings["backbone"] = full_name(settings["backbone"])
     return settings | ({"paper_compat": True} if arguments.paper_compat else {})
 
 

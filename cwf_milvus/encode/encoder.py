@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from cwf_milvus.backbones import create_backbone
+from cwf_milvus.backbones.alone import alone
 from cwf_milvus.backbones.weights import RANDOM
 from cwf_milvus.encode.batching import batches
 from cwf_milvus.encode.describe import describe, encodings, whiten
@@ -21,7 +22,7 @@ from cwf_milvus.encode.fitting import fit_whitenings, readable
 from cwf_milvus.encode.local_vectors import LocalVectors, pool_local
 from cwf_milvus.encode.saved import Saved, read_folder, write_folder
 from cwf_milvus.encode.seen import FeatureCache
-from cwf_milvus.encode.settings import default_settings
+from cwf_milvus.encode.settings import default_settings, full_name
 from cwf_milvus.encode.views import Prepared, prepare, prepare_query
 from cwf_milvus.encode.whitenings import Whitenings
 from cwf_milvus.errors import MismatchError, SettingsError, WhiteningError
@@ -57,6 +58,7 @@ class Encoder:
         (1024,)
     """
 
+    @alone()
     def __init__(
         self,
         backbone: str = "efficientnet_lite0",
@@ -68,6 +70,7 @@ class Encoder:
         max_pixels: int = MAX_PIXELS,
         **settings: Any,
     ) -> None:
+        backbone = full_name(backbone)
         self.settings = default_settings(backbone, **settings)
         # Absolute, so that the encoder can be restored from another folder.
         self.weights = None if weights is None else str(weights)
@@ -259,6 +262,7 @@ class Encoder:
             return self.prepare(self.read(image))
         return prepare_query(self.read(image, wanted), wanted, self.settings, self.backbone.stride)
 
+    @alone()
     def encode_prepared(self, batch: Sequence[Prepared]) -> list[Encoding]:
         """Encode photos of one grid in one forward pass.
 
@@ -269,7 +273,7 @@ class Encoder:
             raise WhiteningError(self._unfitted)
         return encodings(self.local_vectors(batch), self.whitenings, self.settings, batch)
 
-    @torch.no_grad()
+    @alone()
     def class_maps(self, batch: Sequence[Prepared]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Run the network on photos of one grid: what it sees, and where.
 
@@ -289,16 +293,18 @@ class Encoder:
         )
         return maps.features, ids, scores, class_maps
 
-    @torch.no_grad()
+    @alone()
     def local_vectors(self, batch: Sequence[Prepared]) -> LocalVectors:
         """Return class and region vectors of photos of one grid, before whitening."""
         features, ids, scores, class_maps = self.class_maps(batch)
         return pool_local(features, class_maps, ids, scores, [p.box for p in batch], self.settings)
 
+    @alone()
     def whiten(self, vectors: Tensor, kind: str) -> Tensor:
         """Whiten "classes" or "regions" vectors of shape (..., K) to (..., d), unit length."""
         return whiten(vectors, self.whitenings, kind)
 
+    @alone()
     def describe(self, class_vectors: Tensor, region_vectors: Sequence[Tensor]) -> Tensor:
         """Return the descriptors (B, d) of whitened class vectors (B, N, d) and B (R, d)."""
         return describe(class_vectors, region_vectors, self.settings)
@@ -320,6 +326,7 @@ class Encoder:
 
     # Fitting
 
+    @alone()
     def fit(
         self,
         photos: object,

@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import Any, TypeAlias
 
 from cwf_milvus.answers.hits import Hit, Query
+from cwf_milvus.backbones.alone import alone
 from cwf_milvus.errors import SettingsError
 from cwf_milvus.search.fetch import fetch_vectors
 from cwf_milvus.search.registry import STAGES, stage_names
@@ -45,6 +46,7 @@ def chosen_stages(
     return chosen
 
 
+@alone()
 def run_stages(
     stages: Sequence[Stage],
     queries: Sequence[Query],
