@@ -22,7 +22,7 @@ import torch
 from cwf_milvus.collection import InstanceCollection
 from cwf_milvus.encode.batching import batches
 from cwf_milvus.encode.encoder import Encoder
-from cwf_milvus.photos.sources import list_photos
+from cwf_milvus.photos.listing import list_photos
 
 
 @torch.no_grad()

@@ -270,7 +270,7 @@ def measured(command: str, data: str, cache: Path) -> tuple[dict, str]:
     if not is_measured(command, cache):
         words = [f"DATA/{command.split()[0]}", *command.split()[1:]]
         run = subprocess.run(
-            [sys.executable, "-m", "cwf_milvus.cli.program", "evaluate"]
+            [sys.executable, "-m", "cwf_milvus.cli", "evaluate"]
             + [word.replace("DATA", str(Path(data).resolve())) for word in words]
             + ["--quiet", "--json", "--markdown", str(table), "--cache", str(cache)],
             cwd=ROOT,

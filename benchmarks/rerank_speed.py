@@ -28,7 +28,7 @@ from cwf_milvus.collection import InstanceCollection
 from cwf_milvus.encode.batching import batches
 from cwf_milvus.encode.encoder import Encoder
 from cwf_milvus.encode.encoding import Encoding
-from cwf_milvus.photos.sources import list_photos
+from cwf_milvus.photos.listing import list_photos
 from cwf_milvus.rerank import Cam, Context, Regions, Stage
 from cwf_milvus.search.search import ask, search_queries
 from cwf_milvus.search.seen_again import feature_cache

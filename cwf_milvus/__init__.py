@@ -4,7 +4,9 @@ From a box on a query photo to a ranked, explained answer, with no training: Jim
 Giro-i-Nieto, "Class-Weighted Convolutional Features for Visual Instance Search", BMVC 2017.
 """
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -36,3 +38,19 @@ def __getattr__(name: str) -> Any:
     if name in _PLACES:
         return getattr(import_module(f"cwf_milvus.{_PLACES[name]}"), name)
     raise AttributeError(f"module 'cwf_milvus' has no attribute {name!r}")
+
+
+def _formerly(path: str, now: str) -> None:
+    """Let a module be imported by the path that it had; nothing is loaded until it is used."""
+
+    def found(name: str) -> Any:
+        if name.startswith("__"):  # `inspect` asks every module, in the middle of imports too
+            raise AttributeError(name)
+        return getattr(import_module(now), name)
+
+    alias = ModuleType(path)
+    alias.__getattr__ = found  # type: ignore[method-assign]
+    sys.modules[path] = alias
+
+
+_formerly("cwf_milvus.images", "cwf_milvus.photos.images")  # where 0.1.0 had load_image

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, overload
+from typing import TYPE_CHECKING, Any, overload
 
-from cwf_milvus.errors import CollectionError, MismatchError
+from cwf_milvus.errors import CollectionError
+from cwf_milvus.index.with_graph import PhotosWithGraph
+from cwf_milvus.search.registry import AUTO, CANDIDATES
 from cwf_milvus.store.augmentation import Augmentation, Augmented, augment
-from cwf_milvus.store.class_rows import ClassRows
 from cwf_milvus.store.client import Store
-from cwf_milvus.store.fields import fields_of
 from cwf_milvus.store.layout import Layout
+from cwf_milvus.store.making import check_made_alike, make_rows
 from cwf_milvus.store.names import Names
 from cwf_milvus.store.packing import PRECISIONS, Precision
-from cwf_milvus.store.photo_rows import PhotoRows
 from cwf_milvus.store.refusals import check_name, checked_index
-from cwf_milvus.store.relocation import relocated
-from cwf_milvus.store.sidecar import Sidecar
 from cwf_milvus.store.verification import Verification, verify
 
 if TYPE_CHECKING:  # torch takes seconds, and much is done without it
@@ -31,10 +29,8 @@ if TYPE_CHECKING:  # torch takes seconds, and much is done without it
     from cwf_milvus.search.choose import Expand, Rerank
     from cwf_milvus.search.stage import Stage
 
-CANDIDATES = 200  # docs/reranking.md
 
-
-class InstanceCollection(PhotoRows):
+class InstanceCollection(PhotosWithGraph):
     """Photos in Milvus, one row each; made by `create` or `open`, best used in a ``with``.
 
     Several threads may use one. On Milvus Lite, one process at a time may have the database open;
@@ -68,8 +64,8 @@ class InstanceCollection(PhotoRows):
             token: for a server.
             class_rows: keep each class vector as a row of its own in ``<name>_classes`` as well,
                 for searches by class in Milvus itself.
-            precision: how class and region vectors are kept: "int8", the default, or "float16",
-                which takes twice the room.
+            precision: how class and region vectors are kept: "int4", the default, "int8", which
+                takes twice the room, or "float16", which takes four times as much.
             exist_ok: open the collection where there is one, made with the same encoder.
             index: of the descriptor, for a server, such as
                 ``{"index_type": "HNSW", "params": {"M": 16, "efConstruction": 200}}``; None for
@@ -84,54 +80,26 @@ class InstanceCollection(PhotoRows):
         """
         check_name(name)
         layout = Layout(
-            encoder.dim, encoder.n_classes, encoder.n_regions, precision or PRECISIONS[0]
+            encoder.dim,
+            encoder.n_classes,
+            encoder.n_regions,
+            precision or PRECISIONS[0],
+            encoder.n_keypoints,
         )
         encoder.state()  # an unfitted one is refused before anything is made
         store = Store(uri, token=token, make=True)
         try:
             kind = checked_index(index, store.is_lite)
-            if not store.call("has_collection", name):
-                about = {"precision": layout.precision, "class_rows": class_rows, "index": kind}
-                if class_rows:
-                    ClassRows(store, name, layout.dim).must_be_free()
-                mark = Sidecar.create(store, name, encoder, **about)
-                try:
-                    store.create(name, layout.schema(), "descriptor", kind, mark=mark)  # now it is
-                except CollectionError:  # another made it meanwhile
-                    Sidecar.discard(store, name, f"{mark}/")
-                    if not exist_ok:
-                        raise
-                else:
-                    return cls(store, name, encoder=encoder)
-            elif not exist_ok:
-                raise CollectionError(
-                    f"the collection {name!r} is in {store.uri} already: open it, or give "
-                    "exist_ok=True"
-                )
-            return cls._reopened(store, name, encoder, class_rows, precision)
+            is_new = make_rows(
+                store, name, encoder, layout, class_rows=class_rows, index=kind, exist_ok=exist_ok
+            )
+            made = cls(store, name, encoder=encoder)
+            if not is_new:
+                check_made_alike(made, class_rows=class_rows, precision=precision)
+            return made
         except BaseException:
             store.close()
             raise
-
-    @classmethod
-    def _reopened(
-        cls,
-        store: Store,
-        name: str,
-        encoder: Encoder,
-        class_rows: bool,
-        precision: Precision | None,
-    ) -> InstanceCollection:
-        """Open what was asked to be created; raises `MismatchError` where it was made otherwise."""
-        there = cls(store, name, encoder=encoder)
-        here = {"class_rows": there.class_rows is not None, "precision": there.layout.precision}
-        for option, asked in (("class_rows", class_rows), ("precision", precision)):
-            if asked is not None and here[option] != asked:
-                raise MismatchError(
-                    f"the collection {name!r} was made with {option}={here[option]!r}, "
-                    f"{option}={asked!r} was asked for"
-                )
-        return there
 
     @classmethod
     def open(
@@ -190,30 +158,6 @@ class InstanceCollection(PhotoRows):
         with cls.open(uri, name, token=token) as collection:
             return collection.info()
 
-    def __repr__(self) -> str:
-        return f"InstanceCollection({self.store.uri!r}, {self.name!r})"
-
-    def __enter__(self) -> InstanceCollection:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __reduce__(self) -> NoReturn:
-        """Refuse to be copied or pickled: a connection belongs to one process.
-
-        Raises:
-            CollectionError: always.
-        """
-        raise CollectionError(
-            f"{self!r} holds a connection, which cannot be copied or sent to another process: call "
-            "InstanceCollection.open there (Milvus Lite lets one process at a time open a .db)"
-        )
-
-    def close(self) -> None:
-        """Close the connection, and let go of a ``.db`` for other processes."""
-        self.store.close()
-
     # Photos and searches
 
     def add(
@@ -245,13 +189,12 @@ class InstanceCollection(PhotoRows):
             replace_metadata: what is said of a stored photo takes the place of all that it has.
             exif: date, place, camera and orientation as fields too, where a photo has them; see
                 `photos.exif.exif_fields`.
-            prune: remove the rows under the named local folders whose files are gone. A folder
-                without any photo, or that lost more than a fifth of its rows (and more than one),
-                stops that.
+            prune: remove the rows under the named local folders whose files are gone; refused for
+                a folder without any photo, or that lost over a fifth of its rows (and over one).
             prune_anyway: remove them whatever share they are; a named folder may itself be gone.
             progress: show a progress bar on standard error.
-            report_file: a JSONL file to write, a line for each photo that was not skipped, for each
-                other file that was met, and one with the counts.
+            report_file: a JSONL file to write, a line for each file that was met, and one with the
+                counts. A report of an earlier run is gone on with; any other file is refused.
             workers: threads that read and decode; None for one a core, at most 16.
             max_pixels: largest photo that is read, in place of the encoder's own limit.
 
@@ -290,12 +233,13 @@ class InstanceCollection(PhotoRows):
         limit: int = 20,
         filter: str | None = None,
         candidates: int = CANDIDATES,
-        rerank: Rerank = None,
-        expand: Expand = None,
+        rerank: Rerank = AUTO,
+        expand: Expand = AUTO,
         stages: Sequence[Stage] | None = None,
         like: Names = (),
         unlike: Names = (),
         augmented: bool = False,
+        min_certainty: float | None = None,
         max_pixels: int | None = None,
     ) -> list[Hits]: ...
     @overload
@@ -307,12 +251,13 @@ class InstanceCollection(PhotoRows):
         limit: int = 20,
         filter: str | None = None,
         candidates: int = CANDIDATES,
-        rerank: Rerank = None,
-        expand: Expand = None,
+        rerank: Rerank = AUTO,
+        expand: Expand = AUTO,
         stages: Sequence[Stage] | None = None,
         like: Names = (),
         unlike: Names = (),
         augmented: bool = False,
+        min_certainty: float | None = None,
         max_pixels: int | None = None,
     ) -> Hits: ...
     def search(
@@ -323,12 +268,13 @@ class InstanceCollection(PhotoRows):
         limit: int = 20,
         filter: str | None = None,
         candidates: int = CANDIDATES,
-        rerank: Rerank = None,
-        expand: Expand = None,
+        rerank: Rerank = AUTO,
+        expand: Expand = AUTO,
         stages: Sequence[Stage] | None = None,
         like: Names = (),
         unlike: Names = (),
         augmented: bool = False,
+        min_certainty: float | None = None,
         max_pixels: int | None = None,
     ) -> Hits | list[Hits]:
         """Find photos of the thing in a query photo.
@@ -343,27 +289,35 @@ class InstanceCollection(PhotoRows):
                 ``"year > 2015 and array_contains(class_ids, 698)"``.
             candidates: how many of the first search's hits the stages see. Where `limit` is larger,
                 the hits beyond them follow in the order of the first search.
-            rerank: "regions", "classes", "online", "class-matched" or "cam" (docs/reranking.md), a
-                `Stage`, or a list of these; None for the order of the first search.
+            rerank: "auto", the best that the collection can do: "regions", then "spatial" where
+                keypoints are stored; "regions", "classes", "spatial", "online", "class-matched" or
+                "cam" (docs/reranking.md), a `Stage`, or a list of these; "none" or None for the
+                order of the first search.
             expand: "local", "aqe" or "qe", alone or with a number of hits as in ``("local", 3)``; a
-                number, for "aqe" over so many hits; a `Stage`; or None.
+                number, for "aqe" over so many hits; a `Stage`; "none" or None for none. "auto" is
+                "graph" where there is one, if `rerank` is "auto" too, and else none.
             stages: in place of `rerank` and `expand`, `Stage` objects in any order.
             like: one stored photo or several, by uri or as `add` took them; in place of `images`,
                 look for more like these.
-            unlike: stored photos to look away from, beside `like`.
+            unlike: stored photos to look away from, beside `like`. With these,
+                "auto" is "none": only descriptors can look away from something.
             augmented: search the augmented descriptors, which `augment` made.
+            min_certainty: leave out hits that are less certain, from 0 to 1 (docs/certainty.md), or
+                of which it cannot be told.
             max_pixels: largest query that is read, in place of the encoder's own limit.
 
         Returns:
             `Hits`, best first; a list of `Hits` for a list of queries. The query's own photo is
             among them where it is in the collection; photos named in `like` and `unlike` are not.
+            Where the regions were compared, hits have their `certainty`, and `Hits.found` says
+            whether the thing is there at all.
 
         Raises:
             ImageError: a query that cannot be decoded.
             BoxError: a box that is malformed, empty or outside its photo.
             FilterError: Milvus refused the filter, or it names a field that no photo has.
             SettingsError: a limit or stage that cannot be, boxes that do not go with the queries,
-                or both `images` and `like`.
+                both `images` and `like`, or `min_certainty` where certainty cannot be told.
             CollectionError: a uri in `like` or `unlike` that is not stored, or augmented
                 descriptors that were never made.
             StoreError: Milvus failed.
@@ -383,6 +337,7 @@ class InstanceCollection(PhotoRows):
             like=like,
             unlike=unlike,
             augmented=augmented,
+            min_certainty=min_certainty,
             max_pixels=max_pixels,
         )
 
@@ -409,69 +364,23 @@ class InstanceCollection(PhotoRows):
         """Drop the augmented descriptors; returns whether there were any."""
         return Augmented(self).drop()
 
-    def relocate(self, old: str | Path, new: str | Path) -> int:
-        """Give a photo, or all of a folder, the name of where it is now; returns how many.
-
-        Nothing is read: for folders and stores that `add` cannot see now. Where it can, it finds
-        moved photos by itself.
-
-        Args:
-            old: a folder's or photo's name, as it was added.
-            new: its name now.
-
-        Raises:
-            CollectionError: nothing is stored under the old name, or another photo has the new one.
-            StoreError: Milvus failed.
-        """
-        pairs = relocated(self, old, new)
-        self.move(pairs)
-        return len(pairs)
-
     # The whole
 
     def verify(self, *, accept: bool = False) -> Verification:
-        """Check that every row is there and whole, and the encoder too.
+        """Check that every row is there and whole, and the encoder and the index too.
+
+        Rows that were stored just before a run was interrupted get the receipts that they lack.
 
         Args:
-            accept: take the present number of rows as the right one from now on, once lost
-                photos have been added again, or given up.
-        """
-        with self._lock:
-            outcome = verify(self)
-            if accept:
-                self.sidecar.note(outcome.rows - outcome.expected)
-        return outcome
-
-    def fields(self) -> dict[str, dict[str, int]]:
-        """Return your own fields: how many photos have each, by the type of its value.
+            accept: take the rows that there are as the right ones from now on, once lost photos
+                have been added again, or given up.
 
         Raises:
             StoreError: Milvus failed.
         """
-        return fields_of(self)
-
-    def info(self) -> dict[str, Any]:
-        """Return what the collection holds and how it was made, as plain JSON values."""
-        about = self.sidecar.manifest
-        index = self.store.index(self.name, "descriptor")
-        return {
-            "uri": self.store.uri,
-            "collection": self.name,
-            "photos": self.count(),
-            "fields": self.fields(),
-            "milvus": self.store.call("get_server_version"),
-            "index": index.get("index_type"),
-            "metric": index.get("metric_type"),
-            "dim": self.layout.dim,
-            "n_classes": self.layout.n_classes,
-            "n_regions": self.layout.n_regions,
-            "precision": self.layout.precision,
-            "class_rows": self.class_rows is not None,
-            "bytes_per_photo": self.layout.row_bytes,
-            "whitening": about["whitening"],
-            "fingerprint": about["fingerprint"],
-            "settings": about["settings"],
-        }
+        with self._lock:
+            self.follow()
+            return verify(self, accept=accept)
 
     def drop(self) -> None:
         """Delete the collection with its encoder and all its photos' rows, and close.
@@ -484,6 +393,8 @@ class InstanceCollection(PhotoRows):
             if self.class_rows is not None:
                 self.class_rows.drop()
             self.undo_augmentation()
+            self.drop_graph()
+            self.ledger.drop()
             self.store.call("drop_collection", self.name)
             self.sidecar.drop()
             self.close()

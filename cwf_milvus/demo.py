@@ -118,15 +118,13 @@ def run_demo(
         report = collection.add(written, progress=progress)
         say(str(report))
         queries = [str(photos / thing.photo) for thing in THINGS]
-        answers = collection.search(
-            queries, box=[thing.box for thing in THINGS], limit=limit, rerank="regions"
-        )
+        answers = collection.search(queries, box=[thing.box for thing in THINGS], limit=limit)
         for thing, hits in zip(THINGS, answers, strict=True):
             say(f"\nquery {thing.photo}, box {','.join(f'{side:g}' for side in thing.box)}")
             say(str(hits))
     from cwf_milvus.answers.page import save_page
 
-    page = save_page([(hits.query, hits) for hits in answers], root / "hits.html")
+    page = save_page([(hits.query, hits, hits.found) for hits in answers], root / "hits.html")
     say(f"\nthe same with pictures: {page.resolve()}")
     return Outcome(report, answers, page, root)
 

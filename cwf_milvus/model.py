@@ -116,7 +116,7 @@ class RerankResult:
 
 
 class InstanceRerankFunction:
-    """Photos ordered by how well their parts answer to a query's: late interaction.
+    """Photos ordered by how well their parts answer to a query's: late interaction, squared.
 
     Every photo is encoded anew at each call. Where the photos are in an `InstanceCollection`,
     whose search re-ranks by what is stored, this is not needed.

@@ -4,6 +4,7 @@ from cwf_milvus.method.late_interaction import Interaction, late_interaction
 from cwf_milvus.search.online import ClassMatched, Online
 from cwf_milvus.search.reranker import Reranker
 from cwf_milvus.search.seen_again import Cam
+from cwf_milvus.search.spatial import Spatial
 from cwf_milvus.search.stage import Context, Stage
 from cwf_milvus.search.stored import Classes, Regions
 
@@ -16,6 +17,7 @@ __all__ = [
     "Online",
     "Regions",
     "Reranker",
+    "Spatial",
     "Stage",
     "late_interaction",
 ]

@@ -21,7 +21,8 @@ from towhee.runtime.runtime_pipeline import RuntimePipeline
 
 from cwf_milvus import operators
 from cwf_milvus.errors import ImageError
-from cwf_milvus.photos.sources import list_photos
+from cwf_milvus.photos.listing import list_photos
+from cwf_milvus.search.registry import AUTO, NONE
 
 AUTHOR = "cwf"
 # Towhee's nodes wait for one another in a pool of threads: with fewer threads than the nodes of
@@ -89,8 +90,8 @@ class ImageSearchConfig:
         limit: rows for a query.
         filter: a Milvus filter expression.
         output_fields: what follows id and score in a row; see `InstanceSearch`.
-        rerank: "regions", "classes", "cam" or "online"; None for the order of the descriptors.
-        expand: hits that query expansion uses; 0 for none.
+        rerank: as in `InstanceCollection.search`; None for the order of the descriptors.
+        expand: the same; 0 for none.
         device: as in `ImageIndexConfig`.
     """
 
@@ -99,8 +100,8 @@ class ImageSearchConfig:
     limit: int = 10
     filter: str | None = None
     output_fields: Sequence[str] = ()
-    rerank: str | None = None
-    expand: int = 0
+    rerank: str | None = AUTO
+    expand: int | str = AUTO
     device: int | str | None = None
 
 
@@ -126,11 +127,6 @@ def image_search(config: ImageSearchConfig | None = None) -> RuntimePipeline:
     The box of a whole photo is "": Towhee passes no None on, and would give no answer.
     """
     chosen = config or ImageSearchConfig()
-    stages: dict[str, Any] = {}
-    if chosen.rerank:
-        stages["rerank"] = chosen.rerank
-    if chosen.expand:
-        stages["expand"] = chosen.expand
     search = ops.cwf.instance_search(
         chosen.uri,
         chosen.collection,
@@ -138,7 +134,8 @@ def image_search(config: ImageSearchConfig | None = None) -> RuntimePipeline:
         filter=chosen.filter,
         output_fields=tuple(chosen.output_fields),
         device=_device(chosen.device),
-        **stages,
+        rerank=chosen.rerank or NONE,
+        expand=chosen.expand or NONE,
     )
     return _running(pipe.input("image", "box").map(("image", "box"), "hits", search).output("hits"))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import fcntl
 import importlib.util
 import os
@@ -122,6 +123,13 @@ def _bring_loopback_up() -> None:
         fcntl.ioctl(any_socket, set_flags, struct.pack("16sh14x", b"lo", up_and_running))
 
 
+def _end_with_tests() -> None:
+    """End this process, and the server with it, when the tests' process ends, killed or not."""
+    set_signal = 1  # PR_SET_PDEATHSIG
+    signal.signal(signal.SIGTERM, lambda *_: os.killpg(0, signal.SIGKILL))
+    ctypes.CDLL(None).prctl(set_signal, signal.SIGTERM)
+
+
 async def _inside(folder: str, socket_path: str) -> None:
     from milvus import MilvusServer as Packaged
     from milvus import MilvusServerConfig
@@ -136,5 +144,6 @@ async def _inside(folder: str, socket_path: str) -> None:
 
 
 if __name__ == "__main__":
+    _end_with_tests()
     _bring_loopback_up()
     asyncio.run(_inside(sys.argv[1], sys.argv[2]))

@@ -13,7 +13,7 @@ import pytest
 from skimage import data as photos
 
 from cwf_milvus.backbones import create_backbone
-from cwf_milvus.encode import encoder as encoder_module
+from cwf_milvus.encode import network as network_module
 from cwf_milvus.encode.encoder import Encoder
 from cwf_milvus.encode.encoding import Encoding
 
@@ -34,7 +34,7 @@ SMALL: dict[str, Any] = {
 def network_built_once() -> Iterator[None]:
     """Let the encoders of a test file share one network, which takes most of a second to build."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encoder_module, "create_backbone", cache(create_backbone))
+        patch.setattr(network_module, "create_backbone", cache(create_backbone))
         yield
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import re
 import shlex
 from collections.abc import Iterator
@@ -10,9 +11,13 @@ from pathlib import Path
 
 import PIL.Image
 import pytest
+from doc_tables import with_table
 from small_encoders import CHELSEA, COFFEE, ROCKET
 
 from cwf_milvus.cli.program import build_parser
+from cwf_milvus.operators import CamRerank
+from cwf_milvus.search.choose import chosen_stages
+from cwf_milvus.search.registry import STAGES, stage_names
 from cwf_milvus.store.layout import Layout
 
 ROOT = Path(__file__).parents[1]
@@ -140,3 +145,62 @@ def test_the_sizes_of_a_row_are_those_that_the_code_has() -> None:
         assert int(photo.replace(",", "")) == layout.row_bytes
         assert float(descriptors) == round(4 * layout.dim / 1000, 1)
         assert int(everything) == round(layout.row_bytes / 1000)
+
+
+# Stages, named once in STAGES
+
+
+def test_the_table_of_stages_is_what_the_code_has() -> None:
+    page = TEXTS["docs/reranking.md"]
+    assert "<!-- stages -->" in page
+    assert with_table(page) == page, "run python tests/doc_tables.py"
+
+
+@pytest.mark.parametrize("name", sorted(STAGES))
+def test_a_stage_needs_what_is_said_of_it(name: str) -> None:
+    (stage,) = chosen_stages(**{STAGES[name].option: name})
+    assert set(stage.needed) == set(STAGES[name].needs)
+
+
+@pytest.mark.parametrize("option", ["rerank", "expand"])
+def test_the_command_line_names_every_stage(option: str) -> None:
+    (action,) = (a for a in COMMANDS["search"]._actions if a.dest == option)
+    assert all(name in (action.help or "") for name in stage_names(option))  # type: ignore[arg-type]
+
+
+def test_the_operator_that_reranks_names_every_stage() -> None:
+    told = {
+        "docstring": CamRerank.__doc__ or "",
+        "README": TEXTS["cwf_milvus/hub/cam_rerank/README.md"],
+    }
+    for where, text in told.items():
+        missing = [name for name in stage_names("rerank") if f'"{name}"' not in text]
+        assert not missing, f"{where} of CamRerank: {missing}"
+
+
+# Code, named as it is
+
+
+@pytest.mark.parametrize("name", [*NAMES, *sorted(EXAMPLES), "examples/instance_search.ipynb"])
+def test_every_module_that_is_named_is_there(name: str) -> None:
+    text = TEXTS.get(name) or EXAMPLES.get(name) or (ROOT / name).read_text()
+    for path in re.findall(r"\bcwf_milvus/[\w/]+\.py", text):
+        assert (ROOT / path).is_file(), path
+    for dotted in re.findall(r"\bcwf_milvus(?:\.[a-zA-Z_]\w*)+", text):
+        assert is_there(dotted), dotted
+    if name == "docs/architecture.md":
+        for path in re.findall(r"`([a-z_]+/[a-z_/]+\.py|[a-z_]+\.py)`", text):
+            assert (ROOT / path).is_file() or (ROOT / "cwf_milvus" / path).is_file(), path
+
+
+def is_there(dotted: str) -> bool:
+    """Tell whether a dotted name of ours is a module, or stands in one."""
+    thing: object = importlib.import_module("cwf_milvus")
+    for i, part in enumerate(dotted.split(".")[1:], start=2):
+        if not hasattr(thing, part):
+            try:
+                importlib.import_module(".".join(dotted.split(".")[:i]))
+            except ModuleNotFoundError as error:  # that of an extra is none of ours
+                return not str(error.name).startswith("cwf_milvus")
+        thing = getattr(thing, part)
+    return True

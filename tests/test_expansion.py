@@ -40,14 +40,24 @@ def reference_local(
     """The definition, in float64 and loops."""
     now = list(scores)
     for extra in range(rounds):
-        lent: list[np.ndarray] = []
-        for i in sorted(range(len(stored)), key=lambda i: -now[i])[: hits + extra]:
+        top = sorted(range(len(stored)), key=lambda i: -now[i])[: hits + extra]
+        lent: list[tuple[int, np.ndarray]] = []
+        for i in top:
             answer = [max(float64(q) @ float64(v) for q in asked) for v in stored[i]]
             best = sorted(range(len(answer)), key=lambda v: -answer[v])[:per_hit]
-            lent += [stored[i][v] for v in best]
+            lent += [(i, stored[i][v]) for v in best]
+        found = []
         for i, vectors in enumerate(stored):
-            squares = [max(0, *(float64(q) @ float64(v) for v in vectors)) ** 2 for q in lent]
-            now[i] = (1 - share) * scores[i] + share * sum(squares) / len(lent)
+            squares = [
+                max(0, *(float64(q) @ float64(v) for v in vectors)) ** 2
+                for lender, q in lent
+                if lender != i
+            ]
+            found.append(sum(squares) / len(squares) if squares else 0)
+        most = max(found[i] for i in range(len(stored)) if i not in top)
+        for i in top:
+            found[i] = max(found[i], most)
+        now = [(1 - share) * one + share * new for one, new in zip(scores, found, strict=True)]
     return now
 
 
@@ -129,7 +139,19 @@ def test_candidates_that_may_not_lend_make_place_for_the_next():
     second = [
         [max(0, *(float64(q) @ float64(v) for v in own)) ** 2 for q in stored[1]] for own in stored
     ]
-    np.testing.assert_allclose(without, np.mean(second, axis=1), atol=1e-5)
+    expected = np.mean(second, axis=1)
+    expected[0] = scores[0]  # what may not lend keeps its score
+    expected[1] = expected[2:].max()  # and what lent counts as much as the best of the others
+    np.testing.assert_allclose(without, expected, atol=1e-5)
+
+
+def test_what_lends_gains_no_score_by_its_own_vectors():
+    asked = units(4, 64)
+    stored = [units(6, 64, seed=n) for n in range(1, 9)]
+    scores = np.linspace(0.1, 0.05, len(stored))
+    found = local_expand(asked, stored, scores, hits=1, per_hit=6, share=0.7, rounds=2)
+    assert found.max() < 0.2  # 0.7 / 2 and more, were it scored against itself
+    assert found.argmax() == 0
 
 
 # Stages
@@ -243,6 +265,8 @@ def test_the_querys_own_photo_lends_nothing():
     lent = before[1].vectors.region_vectors
     cosines = {h.uri: (lent @ h.vectors.region_vectors.T).max(axis=1) for h in before}
     best = {uri: (np.maximum(found, 0) ** 2).mean() for uri, found in cosines.items()}
+    best[own.uri] = own.score
+    best[before[1].uri] = max(best[one.uri] for one in before[2:])
     np.testing.assert_allclose([h.score for h in mine], [best[h.uri] for h in mine], atol=1e-5)
 
 

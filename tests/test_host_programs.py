@@ -91,16 +91,11 @@ def test_the_callers_modes_change_no_search(encoder: Encoder, tmp_path: Path, mo
 # Copies, processes, threads
 
 
-def others() -> list[str]:
-    return ["timm:test_resnet", "resnet18", "timm:test_vit", "timm:test_convnext", "vgg16_cam"]
-
-
-@pytest.mark.parametrize("name", others())
+@pytest.mark.parametrize(
+    "name", ["timm:test_resnet", "resnet18", "swin_t", "timm:test_convnext", "vgg16_cam"]
+)
 def test_an_encoder_can_be_pickled_and_copied(name: str) -> None:
-    try:
-        encoder = Encoder(name, weights="random", whitening=None, **SMALL)
-    except SettingsError as error:
-        pytest.skip(str(error))
+    encoder = Encoder(name, weights="random", whitening=None, **SMALL)
     image = CHELSEA[:160, :160]
     for other in (pickle.loads(pickle.dumps(encoder)), copy.deepcopy(encoder), copy.copy(encoder)):
         assert other.fingerprint == encoder.fingerprint
@@ -186,7 +181,7 @@ def test_the_usual_wrappings_are_taken_off(tmp_path: Path, wrapped: dict[str, ob
     assert backbone.digest() == plain.digest()
 
 
-@pytest.mark.parametrize("name", ["resnet18", "timm:resnet18", "squeezenet1_1", "timm:test_resnet"])
+@pytest.mark.parametrize("name", ["resnet18", "timm:resnet18", "mobilenet_v2", "timm:test_resnet"])
 def test_a_checkpoint_with_other_classes_is_taken(tmp_path: Path, name: str) -> None:
     if name.startswith("timm:"):
         import timm

@@ -358,6 +358,30 @@ def test_what_cannot_be_used_is_refused_before_any_photo_is_read(
     assert (forwards, photos.count(), working_threads()) == ([], 0, [])
 
 
+@pytest.mark.parametrize("content", [encoded(PHOTOS[0], "PNG"), b"uri,status\n", b"{}\n", b"[1]"])
+def test_a_file_that_is_no_report_is_not_written_to(photos, tmp_path, content):
+    fill(tmp_path / "in")
+    there = tmp_path / "in" / "mine.png"
+    there.write_bytes(content)
+    with pytest.raises(SettingsError, match=r"mine\.png' is there, and is no report"):
+        add(photos, tmp_path / "in", report_file=there)
+    assert (there.read_bytes(), photos.count()) == (content, 0)
+
+
+def test_a_report_goes_on_at_its_end_after_a_kill_too(photos, tmp_path):
+    fill(tmp_path / "in", 2)
+    file = tmp_path / "report.jsonl"
+    file.touch()
+    add(photos, tmp_path / "in", report_file=file)
+    first = file.read_text()
+    file.write_text(first + '{"uri": "/p/torn')
+    fill(tmp_path / "more", 1)
+    add(photos, [tmp_path / "in", tmp_path / "more"], report_file=file)
+    torn, *rest = file.read_text().removeprefix(first).splitlines()
+    assert torn == '{"uri": "/p/torn'
+    assert [json.loads(line).get("status", "summary") for line in rest] == ["added", "summary"]
+
+
 def test_a_source_that_does_not_exist_is_refused_before_any_work(photos, tmp_path, forwards):
     fill(tmp_path / "in")
     with pytest.raises(ImageError, match="'nowhere' does not exist"):

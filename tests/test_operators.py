@@ -39,7 +39,7 @@ from cwf_milvus.operators import (
     PcaWhiten,
 )
 from cwf_milvus.sharing import shared_encoder
-from cwf_milvus.store.client import lite
+from cwf_milvus.store import lite
 
 PACKAGE = Path(cwf_milvus.__file__).parent
 OF_BOTH = {"descriptor": "both"}

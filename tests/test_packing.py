@@ -55,7 +55,7 @@ def test_int8_keeps_zero_vectors_tiny_ones_and_the_largest_number():
     assert back[2, 7] == 60_000
 
 
-@pytest.mark.parametrize(("precision", "most"), [("int8", 2e-3), ("float16", 1e-4)])
+@pytest.mark.parametrize(("precision", "most"), [("int4", 0.04), ("int8", 2e-3), ("float16", 1e-4)])
 def test_cosines_change_by_little(precision, most):
     vectors = unit_vectors(64, 1024)
     back = unpack_vectors(pack_vectors(vectors, 3, precision), 1024, precision)
@@ -96,7 +96,9 @@ def test_fewer_vectors_than_the_fields_hold_leave_the_last_fields_empty(precisio
     assert unpack_vectors(texts, 1024, precision).shape == (5, 1024)
 
 
-@pytest.mark.parametrize(("precision", "most"), [("float16", 24_574), ("int8", 49_145)])
+@pytest.mark.parametrize(
+    ("precision", "most"), [("float16", 24_574), ("int8", 49_145), ("int4", 98_290)]
+)
 def test_a_vector_too_long_for_any_field_is_refused(precision, most):
     assert fields_needed(1, most, precision) == 1
     with pytest.raises(SettingsError, match=rf"dim={most + 1}: .* at most {most} numbers"):
@@ -121,7 +123,7 @@ def test_numbers_that_float16_does_not_hold_are_refused(bad, precision):
 
 
 def test_an_unknown_precision_is_refused():
-    with pytest.raises(SettingsError, match="precision='int3': give one of int8, float16"):
+    with pytest.raises(SettingsError, match="precision='int3': give one of int4, int8, float16"):
         fields_needed(1, 8, "int3")
 
 

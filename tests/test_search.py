@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -80,7 +82,7 @@ def test_regions_scores_what_milvus_stores(photos):
     hits = one(photos, [Regions()])
     stored = {
         e.uri: unpack_vectors(
-            pack_vectors(e.region_vectors, 1, "int8"), e.region_vectors.shape[1], "int8"
+            pack_vectors(e.region_vectors, 1, "int4"), e.region_vectors.shape[1], "int4"
         )
         for e in encodings()
     }
@@ -196,7 +198,10 @@ def test_a_stage_of_ones_own_takes_part(photos):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"rerank": "nonsense"}, "rerank='nonsense': give one of regions, classes, online"),
+        (
+            {"rerank": "nonsense"},
+            "rerank='nonsense': give one of auto, none, regions, classes, online",
+        ),
         ({"rerank": 5}, "rerank=5"),
         ({"expand": "nonsense"}, "expand='nonsense'"),
         ({"expand": "local:"}, "expand='local:'"),
@@ -298,6 +303,28 @@ def test_the_cache_keeps_to_its_bytes():
     kept.put(6, "6", 101)
     assert kept.get(6) is None
     assert kept.held_bytes == 90
+
+
+def test_eight_threads_at_the_limit_of_the_cache_leave_it_whole():
+    kept = LastUsed(1000)
+
+    def work(seed):
+        chance = random.Random(seed)
+        for _ in range(3000):
+            key = chance.randrange(60)
+            if chance.random() < 0.6:
+                kept.put(key, key, 20 + key)
+            elif chance.random() < 0.01:
+                kept.most_bytes = chance.choice((900, 1000))
+            else:
+                assert kept.get(key) in (key, None)
+            assert 0 <= kept.held_bytes <= 1000
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(work, range(8)))
+    assert kept.held_bytes == sum(20 + key for key in list(kept.keys()))
+    kept.put("last", 1, 500)
+    assert kept.get("last") == 1
 
 
 # By stored photos

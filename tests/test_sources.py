@@ -17,7 +17,8 @@ from photo_files import CHELSEA, encoded, refusal, saved
 
 from cwf_milvus.errors import ImageError
 from cwf_milvus.photos.images import load_image
-from cwf_milvus.photos.sources import PHOTO_SUFFIXES, list_photos, read_bytes, uri_of
+from cwf_milvus.photos.listing import list_photos
+from cwf_milvus.photos.sources import PHOTO_SUFFIXES, read_bytes, uri_of
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ from photo_files import CHELSEA, encoded, saved
 
 from cwf_milvus.cli import main
 from cwf_milvus.photos import formats
-from cwf_milvus.photos.sources import list_photos
+from cwf_milvus.photos.listing import list_photos
 from cwf_milvus.photos.survey import Met, survey
 
 JPEG = encoded(CHELSEA[:60, :90], "JPEG")

@@ -15,7 +15,8 @@ from photo_files import CHELSEA, encoded, refusal
 from cwf_milvus.errors import ImageError
 from cwf_milvus.photos import web
 from cwf_milvus.photos.images import load_image
-from cwf_milvus.photos.sources import list_photos, read_bytes
+from cwf_milvus.photos.listing import list_photos
+from cwf_milvus.photos.sources import read_bytes
 
 PHOTO = encoded(CHELSEA[:60, :90])
 Answer = Callable[[BaseHTTPRequestHandler], None]

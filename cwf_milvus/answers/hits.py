@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 
 from cwf_milvus.encode.encoding import Encoding, Vectors
 from cwf_milvus.photos.box import Box
 from cwf_milvus.photos.images import Image
+
+NOT_HERE = "probably not here"
+"""What is said of a thing that no hit is certain enough to show."""
 
 _SHARED_AMONG = 10  # classes of the query and of the hit that are compared, the most likely first
 
@@ -118,6 +121,14 @@ class Hit:
         width: of the upright photo, in pixels.
         height: of the upright photo, in pixels.
         box: of the match, in the hit's own pixels; None where no stage tells.
+        framed_by: what `box` is: "keypoints", the query's box where keypoints that agree put it,
+            or "region", the region alike; "" where there is none.
+        polygon: the four corners of the query's box in the hit, (x, y) each, clipped to it; None
+            where nothing was verified.
+        inliers: keypoints that agree; 0 for a hit that was tried in vain, None where none were
+            looked for.
+        points: of shape (inliers, 4), x and y in the query's pixels and x and y in the hit's.
+        certainty: chance that the thing is there, from 0 to 1; None where it cannot be told.
         stages: what each stage made of it, the first stage first.
         note: what a stage could not do with it, "" if nothing.
         matches: the query's vectors that it answers to best, the best first.
@@ -131,6 +142,11 @@ class Hit:
     width: int = 0
     height: int = 0
     box: Box | None = None
+    framed_by: Literal["keypoints", "region", ""] = ""
+    polygon: tuple[tuple[float, float], ...] | None = None
+    inliers: int | None = None
+    points: np.ndarray | None = field(default=None, repr=False)
+    certainty: float | None = None
     stages: tuple[StageScore, ...] = ()
     note: str = ""
     matches: Sequence[Match] = ()
@@ -154,6 +170,10 @@ class Hit:
             "score": self.score,
             "classes": list(self.classes),
             "box": None if self.box is None else list(self.box),
+            "framed_by": self.framed_by,
+            "polygon": None if self.polygon is None else [list(xy) for xy in self.polygon],
+            "inliers": self.inliers,
+            "certainty": self.certainty,
             "width": self.width,
             "height": self.height,
             "metadata": self.metadata,

@@ -12,13 +12,15 @@ import io
 import json
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import PIL.Image
 
-from cwf_milvus.answers.drawing import draw_box
-from cwf_milvus.answers.hits import Hit, Query
+from cwf_milvus.answers.drawing import draw_box, draw_matches, draw_polygon
+from cwf_milvus.answers.hits import NOT_HERE, Hit, Query
 from cwf_milvus.errors import BoxError, SettingsError
 from cwf_milvus.files import write_whole
 from cwf_milvus.photos.box import Box
@@ -60,11 +62,17 @@ grid-template-columns:repeat(auto-fill,minmax(min(100%,15rem),1fr))}
 .cwf .classes{display:flex;flex-wrap:wrap;gap:.3rem;margin:.4rem 0}
 .cwf .classes span{border-radius:1rem;padding:0 .55rem;font-size:.82rem;background:#8883}
 .cwf .note{border-left:3px solid #e0701a;padding-left:.5rem;font-size:.85rem}
+.cwf .absent{border:1px solid #8885;border-left:4px solid #6b8fb5;border-radius:8px;
+background:#6b8fb51f;padding:.65rem .9rem;margin:0 0 1rem}
 .cwf dl{display:grid;grid-template-columns:minmax(4rem,auto) 1fr;gap:.1rem .6rem;margin:.4rem 0}
 .cwf dd{margin:0;font-size:.85rem}
 .cwf details{font-size:.85rem;margin-top:.4rem}
 .cwf summary{cursor:pointer}
 .cwf table{border-collapse:collapse;width:100%;margin-top:.3rem;font-variant-numeric:tabular-nums}
+.cwf .pair img{display:block;width:100%;height:auto;margin-top:.4rem;max-width:45rem}
+.cwf li:has(.pair[open]){grid-column:1/-1}
+.cwf li:has(.pair[open]) .photo{max-width:24rem}
+.cwf li:has(.pair[open]) figcaption{max-width:46rem}
 .cwf td,.cwf th{padding:.1rem .3rem;border-bottom:1px solid #8884;text-align:right;
 background:none}
 .cwf tr>:first-child{text-align:left}
@@ -76,28 +84,32 @@ h1{font:600 1.4rem/1.3 system-ui,sans-serif;margin:0 0 1.25rem}
 """
 
 
-def hits_fragment(query: Query, hits: Sequence[Hit]) -> str:
+def hits_fragment(query: Query, hits: Sequence[Hit], found: bool | None = None) -> str:
     """Return an answer as HTML for a notebook: the query with its box, and the first hits.
+
+    Where the thing was not found, a line above the nearest says so.
 
     A photo that cannot be read any more is a labelled gap, never an exception.
     """
-    section = _section(query, hits, _NOTEBOOK_HITS, _Photos(_NOTEBOOK_SIDE))
+    section = _section(query, hits, found, _NOTEBOOK_HITS, _Photos(_NOTEBOOK_SIDE))
     return f'<div class="cwf"><style>{_STYLE}</style>{section}</div>'
 
 
 def save_page(
-    results: Sequence[tuple[Query, Sequence[Hit]]],
+    results: Sequence[tuple[Query, Sequence[Hit], bool | None]],
     path: str | Path,
     show: Sequence[str] | None = None,
 ) -> Path:
     """Write answers as one HTML page without scripts, links or files beside it.
 
-    Each hit has its rank, score, shared classes, metadata, the box of its match drawn on it, and
-    each stage's score and rank. A photo that cannot be read any more is a labelled gap that names
-    the reason. The page appears whole or not at all.
+    Each hit has its rank, score, shared classes, metadata, where the thing is drawn on it (a solid
+    frame where keypoints agree, a dashed box where it is the region most alike), lines between the
+    points that match, and each stage's score and rank. A photo that cannot be read any more is a
+    labelled gap that names the reason. The page appears whole or not at all.
 
     Args:
-        results: query and hits of one answer or several, each becomes a section.
+        results: query, hits and whether the thing was found (None: cannot be told), of one answer
+            or several; each becomes a section.
         path: the file; one that is there is replaced.
         show: which of the metadata; None for all.
 
@@ -118,7 +130,7 @@ def save_page(
         "img-src data:; style-src 'unsafe-inline'\">",
         f"<title>{_text(title)}</title><style>{_PAGE_STYLE}{_STYLE}</style></head>",
         '<body class="cwf"><h1>What was found</h1><main>',
-        *(_section(query, hits, len(hits), photos, show) for query, hits in results),
+        *(_section(query, hits, found, len(hits), photos, show) for query, hits, found in results),
         "</main></body></html>\n",
     ]
     try:
@@ -130,54 +142,60 @@ def save_page(
         ) from error
 
 
+@dataclass(frozen=True)
+class _Photo:
+    """A photo, small, or why there is none; `scale` brings pixels of the original to its own."""
+
+    picture: PIL.Image.Image | None
+    scale: tuple[float, float] = (1.0, 1.0)
+    reason: str = ""
+
+
 class _Photos:
-    """Photos as `<div class="photo">`, small, or as a gap that names the reason."""
+    """Reads photos for a page; those that fail slowly do not hold it up."""
 
     def __init__(self, side: int) -> None:
         self.side = side
         self.lost = 0.0  # seconds
 
-    def show(self, source: Any, alt: str, box: Box | None, size: tuple[int, int]) -> str:
-        """Return a photo with a box that is in pixels of an original of `size`."""
+    def read(self, source: Any, size: tuple[int, int]) -> _Photo:
+        """Return a photo of an original of `size`, which is (0, 0) where that is unknown."""
         if self.lost > _PATIENCE:
-            return _gap("it was not read: photos before it took too long to fail")
+            reason = "it was not read: photos before it took too long to fail"
+            return _Photo(None, reason=reason)
         start = time.monotonic()
         try:
             image = load_image(source, at_least=self.side, max_bytes=_MAX_BYTES)
             small = thumbnail(image, self.side)
         except Exception as error:  # whatever is wrong with one photo, the page is written
             self.lost += time.monotonic() - start
-            return _gap(str(error))
-        if box is not None:
-            width, height = size if min(size) > 0 else (image.width, image.height)
-            try:
-                small = draw_box(small, box.scaled(small.width / width, small.height / height))
-            except BoxError as error:
-                alt += f" ({error})"
-            else:
-                alt += f", with the box {_numbers(box)}"
-        return f'<div class="photo">{_img(small, alt)}</div>'
+            return _Photo(None, reason=str(error))
+        width, height = size if min(size) > 0 else (image.width, image.height)
+        return _Photo(small, (small.width / width, small.height / height))
 
 
 def _section(
     query: Query,
     hits: Sequence[Hit],
+    found: bool | None,
     at_most: int,
     photos: _Photos,
     show: Sequence[str] | None = None,
 ) -> str:
     about = f"box {_numbers(query.box)}, " if query.box else ""
     count = f"{len(hits)} hit{'' if len(hits) == 1 else 's'}" if hits else "no hits"
-    picture = ""
+    asked, picture = None, ""
     if query.image is not None:
-        size = (query.image.width, query.image.height)
-        picture = photos.show(query.image, f"The query, {query.name}", query.box, size)
+        asked = photos.read(query.image, (query.image.width, query.image.height))
+        picture = _framed(asked, f"The query, {query.name}", query.box)
     rest = len(hits) - at_most
     return "".join(
         [
             f'<section><figure class="query">{picture}<figcaption><h2>{_text(query.name)}</h2>',
-            f'<p class="about">{about}{count}</p></figcaption></figure><ol>',
-            *(_card(hit, rank, photos, show) for rank, hit in enumerate(hits[:at_most], start=1)),
+            f'<p class="about">{about}{count}</p></figcaption></figure>',
+            _absent(hits) if found is False else "",
+            "<ol>",
+            *(_card(hit, rank, asked, photos, show) for rank, hit in enumerate(hits[:at_most], 1)),
             "</ol>",
             f"<p>{rest} more are not shown: save(&quot;hits.html&quot;) writes all.</p>"
             if rest > 0
@@ -187,22 +205,80 @@ def _section(
     )
 
 
-def _card(hit: Hit, rank: int, photos: _Photos, show: Sequence[str] | None) -> str:
+def _absent(hits: Sequence[Hit]) -> str:
+    words = NOT_HERE.capitalize()
+    nearest = " These are the nearest." if hits else ""
+    return f'<p class="absent" role="status"><strong>{words}.</strong>{nearest}</p>'
+
+
+def _card(
+    hit: Hit, rank: int, asked: _Photo | None, photos: _Photos, show: Sequence[str] | None
+) -> str:
     name = hit.uri.rstrip("/").rpartition("/")[2] or hit.uri
     classes = "".join(f"<span>{_text(name)}</span>" for name in hit.classes)
+    own = photos.read(hit.uri, (hit.width, hit.height))
     return "".join(
         [
             "<li><figure>",
-            photos.show(hit.uri, f"Hit {rank}, {name}", hit.box, (hit.width, hit.height)),
+            _framed(own, f"Hit {rank}, {name}", hit.box, hit.polygon, hit.framed_by == "region"),
             f'<figcaption><p class="top"><span class="rank">{rank}</span> <span class="name">',
             f'{_text(name)}</span> <span class="score">score {hit.score:.4f}</span></p>',
+            f'<p class="about">certainty {hit.certainty:.0%}</p>'
+            if hit.certainty is not None
+            else "",
             f'<p class="uri">{_text(hit.uri)}</p>' if name != hit.uri else "",
             f'<div class="classes">{classes}</div>' if classes else "",
             f'<p class="note">{_text(hit.note)}</p>' if hit.note else "",
             "".join(_metadata(hit.metadata, show)),
+            _points(hit, asked, own),
             "".join(_stages(hit)),
             "</figcaption></figure></li>",
         ]
+    )
+
+
+def _framed(
+    photo: _Photo,
+    alt: str,
+    box: Box | None,
+    polygon: Sequence[tuple[float, float]] | None = None,
+    dashed: bool = False,
+) -> str:
+    """Return a photo with the polygon, or else the box, drawn on it; or a gap."""
+    small = photo.picture
+    if small is None:
+        return _gap(photo.reason)
+    if box is not None:
+        try:
+            inside = box.scaled(*photo.scale).checked(*small.size)
+        except BoxError as error:
+            alt += f" ({error})"
+        else:
+            alt += f", with the box {_numbers(box)}"
+            if polygon is not None:
+                small = draw_polygon(small, np.multiply(polygon, photo.scale))
+            elif dashed:
+                small = draw_polygon(small, inside.corners(), dashed=True)
+            else:
+                small = draw_box(small, inside)
+    return f'<div class="photo">{_img(small, alt)}</div>'
+
+
+def _points(hit: Hit, asked: _Photo | None, own: _Photo) -> str:
+    """Return how many points match, and a picture of them where both photos can be shown."""
+    if hit.inliers is None:
+        return ""
+    if hit.points is None:
+        said = "No points agree; dashed: the region most alike"
+        return f'<p class="about">{said if hit.framed_by == "region" else "No points agree"}</p>'
+    said = f"{hit.inliers} points agree"
+    if asked is None or asked.picture is None or own.picture is None:
+        return f'<p class="about">{said}</p>'
+    points = hit.points * (*asked.scale, *own.scale)
+    pair = draw_matches(asked.picture, own.picture, points)
+    return (
+        f'<details class="pair"><summary>{said}</summary>'
+        f"{_img(pair, f'The query beside the hit: {said}, a line for each')}</details>"
     )
 
 

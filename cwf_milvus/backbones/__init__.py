@@ -1,4 +1,4 @@
-"""Networks seen as Eq. 1 sees them."""
+"""A classifier seen as the paper's first equation sees it."""
 
 from cwf_milvus.backbones.base import Backbone, FeatureMaps
 from cwf_milvus.backbones.registry import BackboneInfo, create_backbone, list_backbones

@@ -5,12 +5,30 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
+from typing import Any
 
+from cwf_milvus.cli.options import add_command, batch_option, network_options, quiet_option
 from cwf_milvus.search.registry import stage_names
 
 
-def add_options(command: argparse.ArgumentParser) -> None:
-    """Add the options of `cwf-milvus evaluate`, but for those of the network."""
+def add_evaluate(commands: Any) -> None:
+    """Add the command and its options."""
+    command = add_command(
+        commands, "evaluate", _run, "measure searches on a dataset, as the paper's tables do"
+    )
+    _add_options(command)
+    network_options(command)
+    batch_option(command)
+    quiet_option(command)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from cwf_milvus.cli.evaluate import run  # torch takes seconds
+
+    return run(arguments)
+
+
+def _add_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "dataset",
         metavar="DATASET",

@@ -7,6 +7,8 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from cwf_milvus.text import printable
+
 OK, SOME_FAILED, USAGE, REFUSED = 0, 1, 2, 3
 """Exit statuses."""
 
@@ -107,11 +109,15 @@ def token() -> str | None:
     return os.environ.get("MILVUS_TOKEN")
 
 
-def printable(text: str) -> str:
-    """Return text without what would mislead a terminal."""
-    from cwf_milvus import hits  # here, since --help need not wait for torch
-
-    return hits.printable(text)
+def print_pairs(pairs: dict[str, Any], indent: str = "") -> None:
+    """Print names and values, a line each, those of a table set in below its name."""
+    width = max((len(name) for name in pairs), default=0)
+    for name, value in pairs.items():
+        if isinstance(value, dict):
+            print(f"{indent}{name}:")
+            print_pairs(value, indent + "  ")
+        else:
+            print(f"{indent}{name.replace('_', ' '):{width}}  {printable(str(value))}")
 
 
 def progress_bar(quiet: bool, doing: str) -> Callable[[int, int], None] | None:

@@ -17,7 +17,7 @@ from cwf_milvus.cli.options import (
     token,
 )
 from cwf_milvus.errors import SettingsError
-from cwf_milvus.search.registry import stage_names
+from cwf_milvus.search.registry import AUTO, CANDIDATES, stage_names
 from cwf_milvus.text import printable
 
 
@@ -35,19 +35,25 @@ def add_search(commands: Any) -> None:
     command.add_argument("--limit", type=int, default=20, metavar="N", help="hits (%(default)s)")
     command.add_argument("--filter", metavar="EXPR", help="a Milvus filter expression")
     command.add_argument(
-        "--candidates", type=int, default=200, metavar="N", help="hits re-ranked (%(default)s)"
+        "--candidates",
+        type=int,
+        default=CANDIDATES,
+        metavar="N",
+        help="hits re-ranked (%(default)s)",
     )
     command.add_argument(
         "--rerank",
         action="append",
         metavar="STAGE",
-        help=f"{', '.join(stage_names('rerank'))}; several in the order given",
+        help=f"{', '.join(stage_names('rerank'))}; several in the order given; none for the "
+        "first search alone; auto, the default, for the best that the collection can do",
     )
     command.add_argument(
         "--expand",
+        default=AUTO,
         metavar="STAGE",
         help=f"{', '.join(stage_names('expand'))}, with a number of hits as in local:3; a number "
-        "alone is aqe",
+        "alone is aqe; none; auto, the default, goes with --rerank auto",
     )
     command.add_argument(
         "--like",
@@ -60,6 +66,12 @@ def add_search(commands: Any) -> None:
     )
     command.add_argument(
         "--augmented", action="store_true", help="search the descriptors that augment made"
+    )
+    command.add_argument(
+        "--min-certainty",
+        type=float,
+        metavar="C",
+        help="leave out hits that are less certain, from 0 to 1",
     )
     command.add_argument(
         "--explain", action="store_true", help="print each stage's score and rank of each hit"
@@ -75,6 +87,11 @@ def add_search(commands: Any) -> None:
     command.add_argument("--html", metavar="FILE", help="write a page with pictures")
     pixels_option(command)
     network_options(command)
+
+
+def _stages(named: list[str] | None) -> str | list[str]:
+    """Return the stages that --rerank named; one may be a word that stands for others."""
+    return AUTO if named is None else named[0] if len(named) == 1 else named
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -98,9 +115,10 @@ def run(arguments: argparse.Namespace) -> int:
             "limit": arguments.limit,
             "filter": arguments.filter,
             "candidates": arguments.candidates,
-            "rerank": arguments.rerank,
+            "rerank": _stages(arguments.rerank),
             "expand": arguments.expand,
             "augmented": arguments.augmented,
+            "min_certainty": arguments.min_certainty,
             "max_pixels": arguments.max_pixels,
         }
         if arguments.like or arguments.unlike:
@@ -112,9 +130,8 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.html:
             from cwf_milvus.answers.page import save_page
 
-            page = save_page(
-                [(hits.query, hits) for hits in answers], arguments.html, arguments.show or None
-            )
+            shown = [(hits.query, hits, hits.found) for hits in answers]
+            page = save_page(shown, arguments.html, arguments.show or None)
             print(f"written: {page}", file=sys.stderr)
     for hits in answers:
         if arguments.json:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import TypeVar
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 def batches(items: Iterable[T], size: int, key: Callable[[T], Hashable]) -> Iterator[list[T]]:
@@ -22,3 +23,17 @@ def batches(items: Iterable[T], size: int, key: Callable[[T], Hashable]) -> Iter
             del waiting[key(item)]
             yield group
     yield from waiting.values()
+
+
+def in_batches(
+    items: Iterable[T],
+    size: int,
+    key: Callable[[T], Hashable],
+    run: Callable[[list[T]], Iterable[R]],
+) -> list[R]:
+    """Return what `run` makes of each item, in the order of the items, a batch at a time."""
+    made: dict[int, R] = {}
+    for batch in batches(enumerate(items), size, lambda numbered: key(numbered[1])):
+        places, given = zip(*batch, strict=True)
+        made.update(zip(places, run(list(given)), strict=True))
+    return [made[place] for place in sorted(made)]

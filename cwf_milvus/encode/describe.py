@@ -50,6 +50,7 @@ def encodings(
             photo.content,
             photo.width,
             photo.height,
+            photo.keypoints,
         )
         for i, photo in enumerate(photos)
     ]

@@ -12,27 +12,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cwf_milvus.backbones import create_backbone
 from cwf_milvus.backbones.alone import alone
-from cwf_milvus.backbones.weights import RANDOM
-from cwf_milvus.encode.batching import batches
+from cwf_milvus.encode.batching import batches, in_batches
 from cwf_milvus.encode.describe import describe, encodings, whiten
 from cwf_milvus.encode.encoding import Encoding
 from cwf_milvus.encode.fitting import fit_whitenings, readable
-from cwf_milvus.encode.local_vectors import LocalVectors, pool_local
+from cwf_milvus.encode.network import Network
 from cwf_milvus.encode.saved import Saved, read_folder, write_folder
-from cwf_milvus.encode.seen import FeatureCache
-from cwf_milvus.encode.settings import default_settings, full_name
-from cwf_milvus.encode.views import Prepared, prepare, prepare_query
+from cwf_milvus.encode.settings import default_settings, fingerprinted, full_name
+from cwf_milvus.encode.views import Prepared
 from cwf_milvus.encode.whitenings import Whitenings
 from cwf_milvus.errors import MismatchError, SettingsError, WhiteningError
-from cwf_milvus.method import aggregation, cam, regions
-from cwf_milvus.photos.box import Box, BoxLike
-from cwf_milvus.photos.images import MAX_PIXELS, Image, load_image
+from cwf_milvus.method import aggregation
+from cwf_milvus.photos.box import BoxLike
+from cwf_milvus.photos.images import MAX_PIXELS
 from cwf_milvus.photos.listing import is_one_photo, photo_items
 
 
-class Encoder:
+class Encoder(Network):
     """Turns photos into vectors; whole in itself once fitted, saved, or restored.
 
     Args:
@@ -70,30 +67,13 @@ class Encoder:
         max_pixels: int = MAX_PIXELS,
         **settings: Any,
     ) -> None:
-        backbone = full_name(backbone)
-        self.settings = default_settings(backbone, **settings)
-        # Absolute, so that the encoder can be restored from another folder.
-        self.weights = None if weights is None else str(weights)
-        if self.weights not in (None, RANDOM):
-            self.weights = str(Path(self.weights).expanduser().absolute())
-        self.backbone = create_backbone(
-            backbone,
-            weights=weights,
-            layer=self.settings.layer,
-            cams_from=self.settings.cams_from,
-            device=device,
+        super().__init__(
+            default_settings(full_name(backbone), **settings),
+            weights,
+            device,
+            batch_size,
+            max_pixels,
         )
-        self._weights_digest = self.backbone.digest()
-        self.seen = FeatureCache()
-        if self.settings.classes and max(self.settings.classes) >= len(self.class_names):
-            raise SettingsError(
-                f"classes names {max(self.settings.classes)}: {backbone} has classes 0 to "
-                f"{len(self.class_names) - 1}"
-            )
-        if batch_size is not None and batch_size < 1:
-            raise SettingsError(f"batch_size={batch_size!r}: give a whole number of at least 1")
-        self.batch_size = batch_size or (32 if self.device.type == "cuda" else 8)
-        self.max_pixels = max_pixels
         self._unfitted = ""
         self.whitenings: Whitenings | None = None
         if whitening is not None:
@@ -130,31 +110,9 @@ class Encoder:
         )
 
     @property
-    def device(self) -> torch.device:
-        """Where the network runs."""
-        return self.backbone.device
-
-    @property
     def dim(self) -> int:
         """d, of the descriptor and of every class and region vector."""
         return self.settings.dim
-
-    @property
-    def n_classes(self) -> int:
-        """N, the class vectors of an image."""
-        wanted = len(self.settings.classes or ()) or self.settings.n_classes
-        return min(wanted, len(self.class_names))
-
-    @property
-    def n_regions(self) -> int:
-        """R, the most region vectors that an image can have."""
-        grid = sum(level * level for level in self.settings.region_levels)
-        return grid + (len(regions.THRESHOLDS) if self.settings.cam_regions else 0)
-
-    @property
-    def class_names(self) -> Sequence[str]:
-        """The names of the network's classes, in the order of their ids."""
-        return self.backbone.class_names
 
     @property
     def whitening_origin(self) -> str:
@@ -168,20 +126,13 @@ class Encoder:
         """SHA-256, in hex, of all that can change a vector: settings, weights, whitening."""
         what = json.dumps(
             {
-                "settings": self.settings.to_dict(),
-                "weights": self._weights_digest,
+                "settings": fingerprinted(self.settings),
+                "weights": self.weights_digest,
                 "whitening": self.whitenings.digest if self.whitenings else None,
             },
             sort_keys=True,
         )
         return hashlib.sha256(what.encode()).hexdigest()
-
-    @property
-    def at_least(self) -> int | None:
-        """Longest side in pixels that a photo must keep when it is decoded; None for all."""
-        if self.settings.paper_compat or self.settings.resize != "longest":
-            return None
-        return 2 * max(self.settings.image_size, self.settings.class_image_size or 0)
 
     # Encoding
 
@@ -196,7 +147,7 @@ class Encoder:
             SettingsError: one photo in place of a list.
             WhiteningError: the encoder was made without a whitening and has not been fitted.
         """
-        if is_one_photo(images) and getattr(images, "ndim", 0) < 4:
+        if is_one_photo(images):
             raise SettingsError("encode takes several photos: give a list, as in encode([photo])")
         return self._encode_any(self.prepare(self.read(image)) for image in images)
 
@@ -229,39 +180,6 @@ class Encoder:
             )
         return self._encode_any(self.prepare_query(image, box) for image, box in pairs)
 
-    def read(
-        self, image: object, box: BoxLike | None = None, *, max_pixels: int | None = None
-    ) -> Image:
-        """Decode a photo, no larger than what is in the box needs.
-
-        Args:
-            image: anything that `encode` takes.
-            box: as in `encode_query`.
-            max_pixels: in place of the encoder's own.
-
-        Raises:
-            ImageError: a photo that cannot be decoded.
-            BoxError: a box that is malformed.
-        """
-        limit = self.max_pixels if max_pixels is None else max_pixels
-        return load_image(image, at_least=self.at_least, box=Box.of(box), max_pixels=limit)
-
-    def prepare(self, image: Image) -> Prepared:
-        """Resize a photo for the network; thread-safe, for the threads that decode."""
-        return prepare(image, self.settings, self.backbone.stride)
-
-    def prepare_query(self, image: object, box: BoxLike | None = None) -> Prepared:
-        """Resize a query for the network; with a box, the class view is the crop alone.
-
-        Raises:
-            ImageError: a photo that cannot be decoded.
-            BoxError: a box that is malformed, empty or outside the photo.
-        """
-        wanted = Box.of(box)
-        if wanted is None:
-            return self.prepare(self.read(image))
-        return prepare_query(self.read(image, wanted), wanted, self.settings, self.backbone.stride)
-
     @alone()
     def encode_prepared(self, batch: Sequence[Prepared]) -> list[Encoding]:
         """Encode photos of one grid in one forward pass.
@@ -274,32 +192,6 @@ class Encoder:
         return encodings(self.local_vectors(batch), self.whitenings, self.settings, batch)
 
     @alone()
-    def class_maps(self, batch: Sequence[Prepared]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Run the network on photos of one grid: what it sees, and where.
-
-        Returns:
-            Features X of shape (B, K, H, W); the top classes' ids and softmax of shape (B, N);
-            their class activation maps (Eq. 1) of shape (B, N, H, W), in [0, 1].
-        """
-        maps = self.backbone(self._stack([prepared.view for prepared in batch]))
-        logits = maps.logits
-        if batch[0].class_view is not None:
-            views = [p.class_view for p in batch if p.class_view is not None]
-            logits = self.backbone.predict(self._stack(views))
-        ids, scores = cam.top_classes(logits, self.n_classes, self.settings.classes)
-        height, width = maps.features.shape[-2:]
-        class_maps = cam.class_activation_maps(
-            maps.class_source, maps.class_weights(ids), (height, width)
-        )
-        return maps.features, ids, scores, class_maps
-
-    @alone()
-    def local_vectors(self, batch: Sequence[Prepared]) -> LocalVectors:
-        """Return class and region vectors of photos of one grid, before whitening."""
-        features, ids, scores, class_maps = self.class_maps(batch)
-        return pool_local(features, class_maps, ids, scores, [p.box for p in batch], self.settings)
-
-    @alone()
     def whiten(self, vectors: Tensor, kind: str) -> Tensor:
         """Whiten "classes" or "regions" vectors of shape (..., K) to (..., d), unit length."""
         return whiten(vectors, self.whitenings, kind)
@@ -310,19 +202,7 @@ class Encoder:
         return describe(class_vectors, region_vectors, self.settings)
 
     def _encode_any(self, prepared: Iterable[Prepared]) -> list[Encoding]:
-        encodings: dict[int, Encoding] = {}
-        for indices in batches(enumerate(prepared), self.batch_size, lambda item: item[1].grid):
-            for (index, _), encoding in zip(
-                indices, self.encode_prepared([item for _, item in indices]), strict=True
-            ):
-                encodings[index] = encoding
-        return [encodings[index] for index in sorted(encodings)]
-
-    def _stack(self, views: Sequence[Tensor]) -> Tensor:
-        batch = torch.stack(list(views))
-        if self.device.type == "cuda":
-            return batch.pin_memory().to(self.device, non_blocking=True)
-        return batch
+        return in_batches(prepared, self.batch_size, lambda photo: photo.grid, self.encode_prepared)
 
     # Fitting
 
@@ -393,7 +273,7 @@ class Encoder:
         if self._unfitted and self.whitenings is None:
             raise WhiteningError(self._unfitted)
         return Saved(
-            self.settings, self.weights, self._weights_digest, self.fingerprint, self.whitenings
+            self.settings, self.weights, self.weights_digest, self.fingerprint, self.whitenings
         ).to_files()
 
     @classmethod
@@ -428,10 +308,10 @@ class Encoder:
             whitening=saved.whitenings,
             **settings.to_dict(),
         )
-        if encoder._weights_digest != saved.weights_digest:
+        if encoder.weights_digest != saved.weights_digest:
             raise MismatchError(
                 f"the encoder {settings.backbone!r} was restored with weights of SHA-256 "
-                f"{encoder._weights_digest}, it was made with {saved.weights_digest}: pass the "
+                f"{encoder.weights_digest}, it was made with {saved.weights_digest}: pass the "
                 "original weights with weights=FILE (`--weights FILE`)"
             )
         if encoder.fingerprint != saved.fingerprint:

@@ -8,13 +8,21 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from cwf_milvus.method.keypoint_codes import Keypoints
 from cwf_milvus.method.late_interaction import StoredVectors
 
-Kind = Literal["descriptor", "classes", "regions"]
+Kind = Literal["descriptor", "classes", "regions", "keypoints"]
 """A kind of a photo's vectors."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
-Stored = StoredVectors
-"""Vectors or boxes, as they come from a row."""
+ARRAYS: dict[Kind, tuple[str, ...]] = {
+    "descriptor": ("descriptor",),
+    "classes": ("class_vectors",),
+    "regions": ("region_boxes", "region_vectors"),
+    "keypoints": ("keypoints",),
+}
+"""The attributes of `Vectors` that each kind fills, the vectors themselves last."""
+Stored = StoredVectors | Keypoints
+"""Vectors, boxes or keypoints, as they come from a row."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +40,7 @@ class Encoding:
         content: SHA-256 of its bytes, in hex.
         width: of the upright original, in pixels.
         height: of the upright original, in pixels.
+        keypoints: the strongest of the whole photo; None where none were looked for.
     """
 
     descriptor: np.ndarray
@@ -44,6 +53,7 @@ class Encoding:
     content: str
     width: int
     height: int
+    keypoints: Keypoints | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,18 +69,22 @@ class Vectors:
         class_vectors: of shape (N, d), or None.
         region_boxes: of shape (R, 4), pixels of the upright original, or None.
         region_vectors: of shape (R, d), or None.
+        keypoints: the strongest of the photo, or None.
         checksum: of the row that they are from; "" keeps them out of the cache.
+        damage: what is wrong with those that were to be fetched, and are not here.
     """
 
     content: str
     class_ids: np.ndarray
     descriptor: np.ndarray | None = None
-    class_vectors: Stored | None = None
+    class_vectors: StoredVectors | None = None
     region_boxes: np.ndarray | None = None
-    region_vectors: Stored | None = None
+    region_vectors: StoredVectors | None = None
+    keypoints: Keypoints | None = None
     checksum: str = ""
+    damage: str = ""
 
-    def of_kind(self, kind: Kind) -> Stored | None:
+    def of_kind(self, kind: Kind) -> StoredVectors | None:
         """Return the vectors of a kind, of shape (n, d); None where they were not fetched."""
         if kind == "descriptor":
             return None if self.descriptor is None else self.descriptor[None]
@@ -78,13 +92,14 @@ class Vectors:
 
     def lacks(self, kinds: Iterable[Kind]) -> tuple[Kind, ...]:
         """Return those of some kinds that were not fetched."""
-        return tuple(kind for kind in kinds if self.of_kind(kind) is None)
+        return tuple(kind for kind in kinds if getattr(self, ARRAYS[kind][-1]) is None)
 
     def joined(self, found: Vectors) -> Vectors:
         """Return these, with the arrays of `found` in place of those that are not here."""
         new = {
             name: getattr(found, name)
-            for name in ("descriptor", "class_vectors", "region_boxes", "region_vectors")
+            for names in ARRAYS.values()
+            for name in names
             if getattr(self, name) is None
         }
-        return replace(self, **new)
+        return replace(self, damage=self.damage or found.damage, **new)

@@ -62,7 +62,9 @@ class Saved:
         """
         try:
             about = json.loads(files[SETTINGS_FILE])
-            settings = EncoderSettings.from_dict(dict(about["settings"]))
+            settings = EncoderSettings.from_dict(
+                {"keypoints": 0, **about["settings"]}
+            )  # 0.1.0 had none
             version = about["format"]
             fingerprint, digest = str(about["fingerprint"]), str(about["weights_sha256"])
             weights = about["weights"]

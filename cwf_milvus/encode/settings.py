@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from cwf_milvus.errors import SettingsError
+from cwf_milvus.method.keypoint_codes import MAX_KEYPOINTS
 
 Resize = Literal["longest", "shortest", "squash"]
 Descriptor = Literal["classes", "regions", "both"]
@@ -47,6 +48,7 @@ class EncoderSettings:
             whitens fully (the paper), 0.25 half, 0 only rotates.
         region_whiten_power: the same for region vectors.
         n_fit_classes: class vectors an image gives to the whitening (the paper's N_pca).
+        keypoints: how many are kept of a photo for spatial verification, its strongest; 0 for none.
         paper_compat: do as the published scripts do where they differ from the paper.
     """
 
@@ -69,12 +71,14 @@ class EncoderSettings:
     class_whiten_power: float = 0.25
     region_whiten_power: float = 0.5
     n_fit_classes: int = 8
+    keypoints: int = 800
     paper_compat: bool = False
 
     def __post_init__(self) -> None:
         """Raise `SettingsError` for a value that cannot work."""
         for name in ("n_classes", "n_pooled", "dim", "n_fit_classes"):
             self._plain(name, _whole_number, "a whole number of at least 1")
+        self._plain("keypoints", _keypoints, f"a whole number from 0 to {MAX_KEYPOINTS}")
         sides = f"from {_FEWEST_PIXELS} to {_MOST_PIXELS} pixels"
         self._plain("image_size", _pixels, sides)
         if self.class_image_size is not None:
@@ -145,6 +149,14 @@ def default_settings(backbone: str, **changes: Any) -> EncoderSettings:
     )
 
 
+def fingerprinted(settings: EncoderSettings) -> dict[str, Any]:
+    """Return the settings as a fingerprint has them: those of 0.1.0 knew no keypoints."""
+    values = settings.to_dict()
+    if not values["keypoints"]:
+        del values["keypoints"]
+    return values
+
+
 def _whole_number(value: Any, least: int = 1, most: int | None = None) -> int:
     number = int(operator.index(value))
     if number < least or (most is not None and number > most):
@@ -154,6 +166,10 @@ def _whole_number(value: Any, least: int = 1, most: int | None = None) -> int:
 
 def _pixels(value: Any) -> int:
     return _whole_number(value, _FEWEST_PIXELS, _MOST_PIXELS)
+
+
+def _keypoints(value: Any) -> int:
+    return _whole_number(value, 0, MAX_KEYPOINTS)
 
 
 def _levels(values: Any) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cwf_milvus.encode.settings import EncoderSettings
 from cwf_milvus.errors import BoxWarning
+from cwf_milvus.method.keypoint_codes import Keypoints
 from cwf_milvus.photos.box import Box
 from cwf_milvus.photos.images import Image, crop, resize, target_size
 
@@ -27,6 +28,7 @@ class Prepared:
         class_view: uint8 of shape (3, h', w'), what the classes are predicted from; None if the
             same as `view`.
         box: the query's box on the view, in feature cells, or None for the whole photo.
+        keypoints: the strongest of the whole photo; None where none were looked for.
     """
 
     view: Tensor
@@ -36,6 +38,7 @@ class Prepared:
     width: int
     height: int
     box: tuple[int, int, int, int] | None = None
+    keypoints: Keypoints | None = None
 
     @property
     def grid(self) -> tuple[tuple[int, ...], tuple[int, ...] | None]:

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from cwf_milvus.encode.encoder import Encoder
-from cwf_milvus.encode.encoding import Encoding, Kind, Vectors
+from cwf_milvus.encode.encoding import ARRAYS, Encoding, Kind, Vectors
 from cwf_milvus.errors import SettingsError
-from cwf_milvus.store.kinds import STORED
+from cwf_milvus.evaluation.array_graph import ArrayGraph
+from cwf_milvus.method.diffusion import NEIGHBOURS
 from cwf_milvus.store.layout import Layout
 from cwf_milvus.store.names import Names, listed
 from cwf_milvus.store.refusals import checked_descriptors
@@ -46,6 +47,7 @@ class ArrayCollection:
         self._encodings = list(encodings)
         self._places = {one.uri: place for place, one in enumerate(self._encodings)}
         self._descriptors = np.stack([one.descriptor for one in self._encodings])
+        self._graph: ArrayGraph | None = None
 
     def count(self) -> int:
         """Return the number of photos."""
@@ -65,8 +67,7 @@ class ArrayCollection:
         Raises:
             SettingsError: a filter, which only Milvus understands.
         """
-        if filter:
-            raise SettingsError(f"filter {filter!r}: arrays have no filters, search Milvus instead")
+        _refuse(filter)
         asked = checked_descriptors(descriptors, self.layout.dim, self.name)
         order = rank(asked, self._descriptors)
         scores = asked @ self._descriptors.T
@@ -75,14 +76,21 @@ class ArrayCollection:
             for query, places in enumerate(order)
         ]
 
-    def get(self, uris: Names, *, vectors: bool = False) -> list[Row | None]:
-        """Return the rows of photos, in the order asked for; None for one that is not there."""
+    def get(
+        self, uris: Names, *, vectors: bool = False, filter: str | None = None
+    ) -> list[Row | None]:
+        """Return the rows of photos, in the order asked for; None for one that is not there.
+
+        Raises:
+            SettingsError: a filter, which only Milvus understands.
+        """
+        _refuse(filter)
         places = [self._places.get(str(uri)) for uri in listed(uris)]
         return [None if place is None else self._row(place) for place in places]
 
     def vectors(self, wanted: Mapping[str, Vectors], kinds: Collection[Kind]) -> dict[str, Vectors]:
         """Return, by uri, photos' vectors with those of some kinds beside what was there."""
-        names = [name for kind in kinds for name in STORED[kind].arrays]
+        names = [name for kind in kinds for name in ARRAYS[kind]]
         found: dict[str, Vectors] = {}
         for uri, had in wanted.items():
             one = self._encodings[self._places[uri]]
@@ -90,6 +98,24 @@ class ArrayCollection:
                 had, **{n: getattr(one, n) for n in names if getattr(had, n) is None}
             )
         return found
+
+    def has_keypoints(self) -> bool:
+        """Tell whether the encodings have keypoints."""
+        return any(one.keypoints is not None for one in self._encodings)
+
+    def build_graph(self, *, neighbours: int = NEIGHBOURS, verify: bool = True) -> None:
+        """Build the graph of the photos, in memory, for ``expand="graph"``."""
+        self._graph = ArrayGraph(self._encodings, neighbours, verify)
+
+    def has_graph(self) -> bool:
+        """Tell whether it was built."""
+        return self._graph is not None
+
+    @property
+    def graph(self) -> ArrayGraph:
+        """The graph of the photos."""
+        assert self._graph is not None
+        return self._graph
 
     def _row(self, place: int, score: float | None = None) -> ArrayRow:
         one = self._encodings[place]
@@ -106,6 +132,11 @@ class ArrayCollection:
             layout=self.layout,
             encoding=one,
         )
+
+
+def _refuse(filter: str | None) -> None:
+    if filter:
+        raise SettingsError(f"filter {filter!r}: arrays have no filters, search Milvus instead")
 
 
 def rank(queries: np.ndarray, images: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,12 @@ from cwf_milvus.evaluation.features import (
 )
 from cwf_milvus.evaluation.metrics import Result, evaluate_rankings
 from cwf_milvus.photos.box import Box
-from cwf_milvus.photos.sources import list_photos
-from cwf_milvus.search.choose import chosen_stages
-from cwf_milvus.search.search import CANDIDATES, search_queries
+from cwf_milvus.photos.listing import list_photos
+from cwf_milvus.search.choose import Expand, Rerank, chosen_stages
+from cwf_milvus.search.gallery import Gallery
+from cwf_milvus.search.registry import CANDIDATES
+from cwf_milvus.search.search import search_queries
+from cwf_milvus.search.stage import Stage
 from cwf_milvus.store.client import MESSAGE_BYTES, TOP_K, Store
 
 _ROWS_AT_ONCE = 256
@@ -121,8 +124,8 @@ def evaluate(
     exact: bool = False,
     uri: str | None = None,
     token: str | None = None,
-    rerank: Any = None,
-    expand: Any = None,
+    rerank: Rerank = None,
+    expand: Expand = None,
     candidates: int = CANDIDATES,
 ) -> Evaluation:
     """Search with every query of a dataset, and score the answers.
@@ -147,7 +150,7 @@ def evaluate(
         >>> evaluate(inputs, encoder).result.mean_ap                # doctest: +SKIP
     """
     dataset = inputs.dataset
-    options = {"stages": chosen_stages(rerank, expand), "candidates": candidates}
+    stages = chosen_stages(rerank, expand)
     # Files, not names: the stages that read candidates again find them by uri.
     stored_as = [str(dataset.path(name)) for name in dataset.images]
     asked_as = [str(dataset.path(query.image)) for query in dataset.queries]
@@ -161,7 +164,13 @@ def evaluate(
         stored = encodings(encoder, stored_as, inputs.images)
         vectors = encoder.dim * (1 + encoder.n_classes + encoder.n_regions)
         return _answered(
-            inputs, ArrayCollection(encoder, stored), asked, options, 4 * vectors, "arrays"
+            inputs,
+            ArrayCollection(encoder, stored),
+            asked,
+            stages,
+            candidates,
+            4 * vectors,
+            "arrays",
         )
     with tempfile.TemporaryDirectory(prefix="cwf-milvus-") as folder:
         name = f"evaluate_{uuid.uuid4().hex[:12]}"
@@ -172,16 +181,18 @@ def evaluate(
                 part = slice(start, start + _ROWS_AT_ONCE)
                 collection.upsert(encodings(encoder, stored_as[part], inputs.images[part]))
             where = "Milvus Lite" if collection.store.is_lite else "Milvus"
-            return _answered(inputs, collection, asked, options, collection.layout.row_bytes, where)
+            row_bytes = collection.layout.row_bytes
+            return _answered(inputs, collection, asked, stages, candidates, row_bytes, where)
         finally:
             collection.drop()
 
 
 def _answered(
     inputs: Inputs,
-    collection: Any,
+    collection: Gallery,
     asked: Sequence[Query],
-    options: Mapping[str, Any],
+    stages: Sequence[Stage],
+    candidates: int,
     n_bytes: int,
     where: str,
 ) -> Evaluation:
@@ -195,7 +206,8 @@ def _answered(
             asked[start : start + _QUERIES_AT_ONCE],
             limit=limit,
             filter=None,
-            **options,
+            stages=stages,
+            candidates=candidates,
         )
         rankings += [[names[hit.uri] for hit in hits] for hits in answers]
     seconds = (time.monotonic() - started) / max(1, len(asked))

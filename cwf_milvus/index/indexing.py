@@ -24,7 +24,7 @@ from cwf_milvus.errors import ImageError, SettingsError, quoted
 from cwf_milvus.index.metadata import Metadata, MetadataSource
 from cwf_milvus.index.moved import Standing
 from cwf_milvus.index.pruning import gone_photos, without_deleted
-from cwf_milvus.index.report import Journal, Report
+from cwf_milvus.index.report import Journal, Report, opened
 from cwf_milvus.photos.exif import exif_fields
 from cwf_milvus.photos.images import Image, load_image
 from cwf_milvus.photos.limits import READING
@@ -33,7 +33,7 @@ from cwf_milvus.photos.sources import read_bytes, size_of
 from cwf_milvus.photos.survey import Met
 from cwf_milvus.store.client import MESSAGE_BYTES
 from cwf_milvus.store.layout import METADATA_BYTES, checked_uri
-from cwf_milvus.store.photo_rows import PhotoRows
+from cwf_milvus.store.moves import MovableRows
 from cwf_milvus.store.told import Told
 
 _LOOKUP = 256  # photos whose stored content is asked for in one call
@@ -52,7 +52,7 @@ class _Photo:
 
 
 def index_photos(
-    collection: PhotoRows,
+    collection: MovableRows,
     photos: object,
     *,
     metadata: MetadataSource = None,
@@ -121,9 +121,9 @@ def check_inputs(
     report_file: str | Path | None = None,
 ) -> None:
     """Raise what `index_photos` would for inputs that cannot be used, ahead of longer work."""
-    _plan(photos, metadata, prune, prune_anyway)
-    with Journal(Report(), report_file):
-        pass
+    _plan(photos, metadata, prune or prune_anyway, prune_anyway)
+    if report_file is not None:
+        opened(report_file).close()
 
 
 def _plan(
@@ -153,7 +153,7 @@ def _grid(photo: _Photo) -> Hashable:
 
 
 def _readable(
-    collection: PhotoRows,
+    collection: MovableRows,
     items: Sequence[tuple[str, object]],
     reader: _Reader,
     workers: int,
@@ -235,7 +235,7 @@ class _Writer:
     """Upserts finished batches in a thread of its own, in order, and counts them."""
 
     def __init__(
-        self, collection: PhotoRows, journal: Journal, bar: tqdm, replace_metadata: bool
+        self, collection: MovableRows, journal: Journal, bar: tqdm, replace_metadata: bool
     ) -> None:
         self._collection = collection
         self._journal = journal

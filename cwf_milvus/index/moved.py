@@ -15,7 +15,7 @@ from pathlib import PurePath
 from cwf_milvus.errors import ImageError
 from cwf_milvus.photos.limits import READING
 from cwf_milvus.photos.sources import is_gone, local_path, read_bytes, size_of
-from cwf_milvus.store.photo_rows import PhotoRows
+from cwf_milvus.store.moves import MovableRows
 
 _LOOKUP = 256  # photos that are asked for in one call
 _ASIDE = "moving:"  # begins the uri that a row has between two names that changed places
@@ -39,7 +39,7 @@ class Standing:
     """
 
     def __init__(
-        self, collection: PhotoRows, items: Sequence[tuple[str, object]], workers: int
+        self, collection: MovableRows, items: Sequence[tuple[str, object]], workers: int
     ) -> None:
         collection.end_moves()
         self.known: dict[str, str] = {}
@@ -75,7 +75,7 @@ class Standing:
         self.same |= self.moved
 
     def _free(
-        self, collection: PhotoRows, changed: Iterable[str], here: set[str]
+        self, collection: MovableRows, changed: Iterable[str], here: set[str]
     ) -> dict[str, str]:
         """Return uri to content of the rows whose photo is not where it was."""
         gone = [
@@ -119,7 +119,7 @@ def _paired(here: Mapping[str, str], free: Mapping[str, str]) -> dict[str, str]:
     return pairs
 
 
-def _move(collection: PhotoRows, pairs: Mapping[str, str]) -> None:
+def _move(collection: MovableRows, pairs: Mapping[str, str]) -> None:
     """Move rows in an order in which none is overwritten before it has moved."""
     left = dict(pairs)
     while left:

@@ -11,6 +11,8 @@ from typing import TextIO
 from cwf_milvus.errors import SettingsError
 from cwf_milvus.photos.survey import Met
 
+_LINE_BYTES = 2**20  # the first line of a report is never longer
+
 
 @dataclass
 class Report:
@@ -65,10 +67,7 @@ class Journal:
 
     def __enter__(self) -> Journal:
         if self._file is not None:
-            try:
-                self._lines = Path(self._file).open("w", encoding="utf-8")
-            except OSError as error:
-                raise self._unwritable(error) from error
+            self._lines = opened(self._file)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -80,7 +79,7 @@ class Journal:
             self._lines.close()
         except OSError as error:
             if kind is None:
-                raise self._unwritable(error) from error
+                raise _unwritable(self._file, error) from error
 
     def passed_over(self, met: Met) -> None:
         """Count a file that is no photo, and write a line of it."""
@@ -102,10 +101,52 @@ class Journal:
                 self._lines.write(json.dumps(entry) + "\n")
                 self._lines.flush()
         except OSError as error:
-            raise self._unwritable(error) from error
+            raise _unwritable(self._file, error) from error
 
-    def _unwritable(self, error: OSError) -> SettingsError:
-        return SettingsError(
-            f"cannot write the report {str(self._file)!r} ({error.strerror}): name a file in a "
-            "folder that exists and can be written"
-        )
+
+def opened(file: str | Path) -> TextIO:
+    """Open a report to go on at its end, made where there is none.
+
+    Raises:
+        SettingsError: it cannot be written, or is a file of something else.
+    """
+    path = Path(file)
+    try:
+        if not _is_report(path):
+            raise SettingsError(
+                f"{str(file)!r} is there, and is no report of an earlier run: name another file "
+                "for the report"
+            )
+        lines = path.open("a", encoding="utf-8")
+        if path.is_file() and _is_torn(path):
+            lines.write("\n")
+    except OSError as error:
+        raise _unwritable(file, error) from error
+    return lines
+
+
+def _is_report(path: Path) -> bool:
+    """Tell whether a file is empty, not there, a pipe or device, or begins as a report does."""
+    if not path.is_file():
+        return True
+    with path.open("rb") as file:
+        first = file.readline(_LINE_BYTES)
+    try:
+        entry = json.loads(first) if first else {"summary": {}}
+    except ValueError:
+        return False
+    return isinstance(entry, dict) and ("summary" in entry or {"uri", "status"} <= entry.keys())
+
+
+def _is_torn(path: Path) -> bool:
+    """Tell whether the last line has no end, as a kill leaves it."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 1))
+        return file.read() not in (b"", b"\n")
+
+
+def _unwritable(file: str | Path | None, error: OSError) -> SettingsError:
+    return SettingsError(
+        f"cannot write the report {str(file)!r} ({error.strerror}): name a file in a folder that "
+        "exists and can be written"
+    )

@@ -106,6 +106,10 @@ def local_expand(
 ) -> np.ndarray:
     """Score candidates anew with a query grown by the best-matching vectors of its top hits.
 
+    Late interaction is squared. No candidate is scored against itself: one that lends counts as
+    much as the best of those that do not, or more where what the others lent says so, so that it
+    keeps its place and gains no score by its own vectors; one that may not lend keeps its score.
+
     Args:
         query_vectors: unit, of shape (Q, d).
         hit_vectors: of the H candidates, H arrays of shape (R_i, d).
@@ -125,10 +129,18 @@ def local_expand(
     for extra in range(rounds):
         order = np.argsort(-now, kind="stable")
         top = order[may[order]][: hits + extra]
-        lent = local_matches(query_vectors, [hit_vectors[i] for i in top], per_hit)
-        if not len(lent):
+        lent = [local_matches(query_vectors, [hit_vectors[i]], per_hit) for i in top]
+        lenders = np.repeat(top, [len(vectors) for vectors in lent])
+        if not len(lenders):
             return now
-        found = late_interaction(lent, hit_vectors).scores
+        answers = np.maximum(late_interaction(np.concatenate(lent), hit_vectors).cosines, 0) ** 2
+        found = answers.mean(axis=1)
+        others = may & ~np.isin(np.arange(len(may)), top)
+        best = found[others].max(initial=0)
+        for i in top:
+            of_others = answers[i, lenders != i]
+            found[i] = max(best, of_others.mean() if len(of_others) else 0)
+        found[~may] = first[~may]
         now = np.asarray((1 - share) * first + share * found, dtype=np.float32)
     return now
 

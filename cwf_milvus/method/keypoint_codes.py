@@ -50,6 +50,16 @@ class Keypoints:
     def __len__(self) -> int:
         return len(self.positions)
 
+    @property
+    def nbytes(self) -> int:
+        """What they take in memory."""
+        return int(
+            self.positions.nbytes
+            + self.scales.nbytes
+            + self.angles.nbytes
+            + self.descriptors.nbytes
+        )
+
     def __getitem__(self, chosen: slice | np.ndarray) -> Keypoints:
         """Return those chosen by a slice, a mask or their numbers."""
         return Keypoints(

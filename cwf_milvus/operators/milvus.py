@@ -15,7 +15,8 @@ from cwf_milvus.errors import CollectionError, ImageError, SettingsError
 from cwf_milvus.operators.common import Operator, as_many, as_photo, is_list, listed
 from cwf_milvus.photos.images import load_image
 from cwf_milvus.photos.sources import uri_of
-from cwf_milvus.search.choose import chosen_stages, run_stages
+from cwf_milvus.search.choose import Expand, Rerank, chosen_stages, run_stages
+from cwf_milvus.search.registry import AUTO, CANDIDATES
 from cwf_milvus.search.search import as_hit, ask
 from cwf_milvus.search.stage import Context
 from cwf_milvus.sharing import shared_collection
@@ -102,9 +103,14 @@ class InstanceSearch(Operator):
         limit: rows for a query.
         filter: a Milvus filter expression on the collection's or your own fields.
         output_fields: what follows id and score in a row: "box" (of the match, in the hit's
-            pixels, or []), "classes", "width", "height", or fields of your own.
+            pixels, or []), "inliers" (keypoints that agree, or 0), "classes", "width", "height", or
+            fields of your own.
         device: where the network runs; None for the GPU where there is one.
-        options: of `InstanceCollection.search`, such as rerank="regions" and expand=5.
+        rerank: as in `InstanceCollection.search`, such as "none".
+        expand: as in `InstanceCollection.search`, such as 5.
+        candidates: as in `InstanceCollection.search`.
+        augmented: search the augmented descriptors.
+        max_pixels: largest query that is read, in place of the encoder's own limit.
 
     Raises:
         StoreError: Milvus cannot be reached, or refuses.
@@ -123,12 +129,22 @@ class InstanceSearch(Operator):
         filter: str | None = None,
         output_fields: Sequence[str] = (),
         device: str | None = None,
-        **options: Any,
+        rerank: Rerank = AUTO,
+        expand: Expand = AUTO,
+        candidates: int = CANDIDATES,
+        augmented: bool = False,
+        max_pixels: int | None = None,
     ) -> None:
         self.photos = shared_collection(uri, collection, device=device)
         self.output_fields = tuple(output_fields)
         self._limits: dict[str, Any] = {"limit": limit, "filter": filter}
-        self._options = options
+        self._of_photos: dict[str, Any] = {
+            "rerank": rerank,
+            "expand": expand,
+            "augmented": augmented,
+            "max_pixels": max_pixels,
+        }
+        self._candidates = candidates
 
     def __call__(self, images: Any, box: Any = None) -> Any:
         """Answer one query, or a list of them in one call to Milvus.
@@ -150,16 +166,23 @@ class InstanceSearch(Operator):
         many = listed(images)
         boxes = [_box(one) for one in as_many(box, len(many), is_list(images), "boxes")]
         if many and all(_is_descriptor(one) for one in many):
-            if self._options or any(one is not None for one in boxes):
+            asked = [name for name, value in self._of_photos.items() if value]
+            if asked or any(one is not None for one in boxes):
                 raise SettingsError(
-                    f"a descriptor was asked for with {', '.join(self._options) or 'a box'}, which "
+                    f"a descriptor was asked for with {', '.join(asked) or 'a box'}, which "
                     "takes the photo: give that, or leave it out"
                 )
             stacked = np.stack([np.asarray(one, np.float32) for one in many])
             answers: Sequence[Any] = self.photos.search_vectors(stacked, **self._limits)
         else:
             photos = [as_photo(image) for image in many]
-            answers = self.photos.search(photos, box=boxes, **self._limits, **self._options)
+            answers = self.photos.search(
+                photos,
+                box=boxes,
+                candidates=self._candidates,
+                **self._limits,
+                **self._of_photos,
+            )
         rows = [as_rows(answer, self.output_fields) for answer in answers]
         return rows if is_list(images) else rows[0]
 
@@ -170,8 +193,8 @@ class CamRerank(Operator):
     Args:
         uri: as in `InstanceInsert`.
         collection: its name; it must hold the hits.
-        method: "regions", "classes", "online", "class-matched" or "cam", the paper's own, which
-            reads the hits' photos.
+        method: "auto", the best that the collection can do; "regions", "spatial", "classes",
+            "online", "class-matched"; or "cam", the paper's own, which reads the hits' photos.
         expand: hits that query expansion then uses; it searches the collection anew, for as many
             hits as came. 0 for none. Other expansions by name, as in `InstanceCollection.search`.
         output_fields: as in `InstanceSearch`.
@@ -191,13 +214,14 @@ class CamRerank(Operator):
         self,
         uri: str,
         collection: str,
-        method: str = "regions",
-        expand: int | str = 0,
+        method: str = AUTO,
+        expand: int | str = AUTO,
         output_fields: Sequence[str] = (),
         device: str | None = None,
     ) -> None:
-        self._stages = chosen_stages(method, expand or None)
+        chosen_stages(method, expand or None)  # what cannot be is refused before Milvus is asked
         self.photos = shared_collection(uri, collection, device=device)
+        self._stages = chosen_stages(method, expand or None, gallery=self.photos)
         self.output_fields = tuple(output_fields)
 
     def __call__(self, image: Any, box: Any, hits: Sequence[Any]) -> list[Row]:
@@ -255,6 +279,8 @@ def as_rows(found: Sequence[Any], fields: Sequence[str]) -> list[Row]:
 
 def _field(found: Any, name: str) -> Any:
     """Return a field of a hit; what it lacks is "" or [], as Towhee loses rows over a None."""
+    if name == "inliers":
+        return getattr(found, name, None) or 0
     if name not in ("box", "classes", "width", "height"):
         value = found.metadata.get(name)
         return "" if value is None else value

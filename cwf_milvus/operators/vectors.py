@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cwf_milvus.encode.batching import batches
+from cwf_milvus.encode.batching import in_batches
 from cwf_milvus.encode.describe import describe
 from cwf_milvus.encode.encoder import Encoder
 from cwf_milvus.encode.saved import Saved, is_encoder, read_folder
 from cwf_milvus.encode.settings import EncoderSettings
+from cwf_milvus.encode.views import Prepared
 from cwf_milvus.encode.whitenings import Whitenings
 from cwf_milvus.errors import SettingsError, WhiteningError
 from cwf_milvus.method import aggregation, pooling, regions
@@ -82,12 +83,13 @@ class CamVggEmbed(Operator):
         """
         encoder = self.encoder
         prepared = [encoder.prepare(encoder.read(as_photo(image))) for image in listed(images)]
-        found: dict[int, tuple[np.ndarray, ...]] = {}
-        for batch in batches(enumerate(prepared), encoder.batch_size, lambda item: item[1].grid):
-            features, ids, _, class_maps = encoder.class_maps([photo for _, photo in batch])
+
+        def embedded(batch: list[Prepared]) -> Iterator[tuple[np.ndarray, ...]]:
+            features, ids, _, class_maps = encoder.class_maps(batch)
             columns = (column.cpu().numpy() for column in (features, class_maps, ids))
-            found.update(zip((i for i, _ in batch), zip(*columns, strict=True), strict=True))
-        rows = [found[i] for i in range(len(prepared))]
+            return zip(*columns, strict=True)
+
+        rows = in_batches(prepared, encoder.batch_size, lambda photo: photo.grid, embedded)
         if not is_list(images):
             return rows[0][0], rows[0][1], rows[0][2]
         return [row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]

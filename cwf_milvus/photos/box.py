@@ -106,6 +106,10 @@ class Box(NamedTuple):
         """Return the box with its x multiplied by ``sx`` and its y by ``sy``."""
         return Box(self.x1 * sx, self.y1 * sy, self.x2 * sx, self.y2 * sy)
 
+    def corners(self) -> list[tuple[float, float]]:
+        """Return the four corners, (x, y) each, clockwise from the top left."""
+        return [(self.x1, self.y1), (self.x2, self.y1), (self.x2, self.y2), (self.x1, self.y2)]
+
     def cells(self) -> tuple[int, int, int, int]:
         """Return the whole pixels that the box touches: left, top, right, bottom, half open."""
         return math.floor(self.x1), math.floor(self.y1), math.ceil(self.x2), math.ceil(self.y2)

@@ -57,7 +57,7 @@ class Format:
 
 _EXTRA = "pip install 'cwf-milvus[{}]'"
 JPEG = Format(
-    "JPEG", (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".thm"), 4, 1024, JpegImageFile
+    "JPEG", (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"), 4, 1024, JpegImageFile
 )  # of several pictures (MPO), the first
 PNG = Format("PNG", (".png", ".apng"), 4, 1032 * 8, PngImageFile)
 WEBP = Format("WebP", (".webp",), 16, 0, WebPImageFile)
@@ -79,7 +79,7 @@ RAW = Format(
     (
         ".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".srf", ".sr2", ".orf", ".rw2",
         ".raf", ".pef", ".srw", ".rwl", ".3fr", ".fff", ".iiq", ".mef", ".mos", ".erf", ".kdc",
-        ".dcr", ".x3f", ".raw",
+        ".dcr", ".x3f",
     ),
     library="rawpy",
     remedy=_EXTRA.format("raw"),

@@ -1,8 +1,8 @@
 """Photos: paths, urls, bytes, arrays or tensors in; upright RGB pixels, boxes and tensors out.
 
 Everything here is read as hostile: names, sizes and bytes. A photo that cannot be used raises
-ImageError, a box BoxError, with the name or value and the remedy; nothing global in Pillow is
-changed, and every function may be called from several threads.
+ImageError, a box BoxError, with the name or value and the remedy; for the host program's own use
+of Pillow nothing changes, and every function may be called from several threads.
 """
 
 from __future__ import annotations

@@ -5,12 +5,26 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 from cwf_milvus.errors import ImageError, SettingsError, quoted
 from cwf_milvus.photos.images import load_image
-from cwf_milvus.photos.sources import list_photos
 from cwf_milvus.photos.survey import Met, survey
+
+
+def list_photos(
+    sources: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], *, recursive: bool = True
+) -> list[str]:
+    """List the uris of photos in files, folders, globs and ``fsspec`` urls: sorted, each once.
+
+    Named files are kept whatever their ending. Of folders and globs, the photos that
+    `survey` tells by ending or first bytes are taken, hidden names are not. What cannot be
+    read (a folder without access, a dangling link, a photo that no decoder is here for) is listed,
+    so that load_image reports it.
+
+    Raises:
+        ImageError: a named source does not exist, or a glob matches nothing.
+    """
+    return sorted(met.uri for met in survey(sources, recursive=recursive) if met.is_photo)
 
 
 def named_photos(photos: object) -> tuple[list[tuple[str, object]], list[str], list[Met]]:
@@ -21,7 +35,7 @@ def named_photos(photos: object) -> tuple[list[tuple[str, object]], list[str], l
             twice = next(name for name in names if names.count(name) > 1)
             raise SettingsError(f"two photos are called {quoted(twice)}: give each its own name")
         return list(zip(names, photos.values(), strict=True)), [], []
-    listed = [photos] if is_one_photo(photos) else list(photos)  # type: ignore[call-overload]
+    listed = _listed(photos)
     named = [source for source in listed if isinstance(source, str | os.PathLike)]
     met = sorted(survey(named), key=lambda one: one.uri) if named else []
     items: dict[str, object] = {
@@ -41,8 +55,8 @@ def is_one_photo(photos: object) -> bool:
     return (
         isinstance(photos, str | os.PathLike | bytes | bytearray | memoryview)
         or not isinstance(photos, Iterable)
-        or hasattr(photos, "__array__")
         or hasattr(photos, "read")
+        or (hasattr(photos, "__array__") and getattr(photos, "ndim", 3) < 4)
     )
 
 
@@ -59,7 +73,11 @@ def _unnamed(source: object, number: int) -> tuple[str, object]:
 
 def photo_items(photos: object) -> list[object]:
     """Return the photos that `photos` names: files, folders, globs, urls, or images as such."""
-    one = isinstance(photos, str | Path | bytes) or getattr(photos, "ndim", 4) < 4
-    items = list(photos) if isinstance(photos, Iterable) and not one else [photos]
-    named = [item for item in items if isinstance(item, str | Path)]
+    items = _listed(photos)
+    named = [item for item in items if isinstance(item, str | os.PathLike)]
     return list(list_photos(named)) if named and len(named) == len(items) else items
+
+
+def _listed(photos: object) -> list[object]:
+    """Return one photo, or the name of some, as a list; several as they are."""
+    return [photos] if is_one_photo(photos) else list(photos)  # type: ignore[call-overload]

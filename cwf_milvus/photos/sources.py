@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import unquote_to_bytes
@@ -62,24 +61,6 @@ def read_bytes(uri: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> by
         raise unreadable(name, error) from error
     with opened as file:
         return read_all(file, name, max_bytes)
-
-
-def list_photos(
-    sources: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], *, recursive: bool = True
-) -> list[str]:
-    """List the uris of photos in files, folders, globs and ``fsspec`` urls: sorted, each once.
-
-    Named files are kept whatever their ending. Of folders and globs, the photos that
-    `photos.survey` tells by ending or first bytes are taken, hidden names are not. What cannot be
-    read (a folder without access, a dangling link, a photo that no decoder is here for) is listed,
-    so that load_image reports it.
-
-    Raises:
-        ImageError: a named source does not exist, or a glob matches nothing.
-    """
-    from cwf_milvus.photos.survey import survey
-
-    return sorted(met.uri for met in survey(sources, recursive=recursive) if met.is_photo)
 
 
 def read_all(file: Any, name: str, max_bytes: int) -> bytes:

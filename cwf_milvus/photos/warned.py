@@ -55,10 +55,10 @@ def _collected(text: object) -> bool:
     """Keep a text if this thread is decoding a photo; tells whether it is."""
     if _said.texts is None:
         return False
-    _said.count += 1
-    if len(_said.texts) < _SHOWN:
-        shown = str(text).strip()[:_LONGEST]
-        if shown not in _said.texts:
+    shown = str(text).strip()[:_LONGEST]
+    if shown not in _said.texts:
+        _said.count += 1
+        if len(_said.texts) < _SHOWN:
             _said.texts.append(shown)
     return True
 

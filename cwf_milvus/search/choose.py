@@ -11,39 +11,59 @@ from cwf_milvus.answers.hits import Hit, Query
 from cwf_milvus.backbones.alone import alone
 from cwf_milvus.errors import SettingsError
 from cwf_milvus.search.fetch import fetch_vectors
-from cwf_milvus.search.registry import STAGES, stage_names
-from cwf_milvus.search.stage import Context, Stage
+from cwf_milvus.search.gallery import Gallery
+from cwf_milvus.search.registry import AUTO, NONE, STAGES, stage_names
+from cwf_milvus.search.stage import Context, Stage, is_own
 
 Rerank: TypeAlias = str | Stage | Sequence[str | Stage] | None
-"""The name of a stage that re-ranks, a stage, or several in their order."""
+"""The name of a stage that re-ranks, a stage, or several in their order; "auto" or "none"."""
 Expand: TypeAlias = str | int | tuple[str, int] | Stage | None
 """The name of an expansion, with a number of hits or not; a number for "aqe"; or a stage."""
 
+_GRAPH = "graph"
+
 
 def chosen_stages(
-    rerank: Rerank = None, expand: Expand = None, stages: Sequence[Stage] | None = None
+    rerank: Rerank = AUTO,
+    expand: Expand = AUTO,
+    stages: Sequence[Stage] | None = None,
+    gallery: Gallery | None = None,
 ) -> list[Stage]:
     """Return the stages that a search was asked for, in their order.
 
     Args:
-        rerank: a name of `STAGES`, a `Stage`, or a list of these.
+        rerank: a name of `STAGES`, a `Stage`, or a list of these; "none" or None for none. "auto"
+            is the best that the gallery can do: "regions", and "spatial" where keypoints are
+            stored.
         expand: the name of an expansion, such a name with a number of hits (`("aqe", 5)` or
-            `"aqe:5"`), a bare number for alpha expansion over that many, or a `Stage`.
+            `"aqe:5"`), a bare number for alpha expansion over that many, or a `Stage`; "none" or
+            None for none. "auto" is "graph" where there is one and `rerank` is "auto" too.
         stages: in place of both, stages in any order.
+        gallery: the photos that are searched, for "auto"; None for one with no more than vectors.
 
     Raises:
         SettingsError: an unknown name, a number out of range, or `stages` beside the others.
     """
     if stages is not None:
-        if rerank is not None or expand is not None:
+        if not (_is(AUTO, rerank) and _is(AUTO, expand)):
             raise SettingsError("give either stages, or rerank and expand: stages holds them all")
         return [_stage("stages", one) for one in stages]
+    if _is(AUTO, expand):
+        can = _is(AUTO, rerank) and _GRAPH in STAGES and gallery is not None and gallery.has_graph()
+        expand = _GRAPH if can else None
+    if _is(AUTO, rerank):
+        can = gallery is not None and gallery.has_keypoints()
+        rerank = ["regions", "spatial"] if can else "regions"
     wanted = rerank if isinstance(rerank, list | tuple) else [rerank]
-    chosen = [_stage("rerank", one) for one in wanted if one is not None]
-    if expand is not None:
+    chosen = [_stage("rerank", one) for one in wanted if not (one is None or _is(NONE, one))]
+    if not (expand is None or _is(NONE, expand)):
         after = {stage.name for stage in chosen}
         chosen.append(_expansion(expand, "classes" in after and "regions" not in after))
     return chosen
+
+
+def _is(word: str, given: object) -> bool:
+    return isinstance(given, str) and given == word
 
 
 @alone()
@@ -58,7 +78,8 @@ def run_stages(
 
     What the stages need is fetched once for all queries; what a new search brings in between is
     fetched before the next stage. Each stage sees the first `candidates` hits; those after them
-    follow in the order that they had.
+    follow in the order that they had. The query's own photo (its bytes are the query's) ends as the
+    first: nothing can be more like it, whatever an expansion made of the query.
 
     Args:
         stages: in their order.
@@ -72,7 +93,7 @@ def run_stages(
     """
     now = [list(hits) for hits in answers]
     for done, stage in enumerate(stages):
-        kinds = {kind for later in stages[done:] for kind in later.needed}
+        kinds = {kind for later in stages[done:] if not later.fetches for kind in later.needed}
         heads = [hits[:candidates] for hits in now]
         if kinds and context.gallery is not None:
             heads = fetch_vectors(context.gallery, heads, kinds)
@@ -82,7 +103,20 @@ def run_stages(
             there = {hit.uri for hit in head} | {hit.uri for hit in heads[i]}
             tail = [hit for hit in now[i][candidates:] if hit.uri not in there]
             now[i] = [*head, *tail][: max(len(now[i]), context.depth)]
+    if stages:
+        now = [_own_first(query, hits) for query, hits in zip(queries, now, strict=True)]
     return [[hit.but(vectors=None) for hit in hits] for hits in now]
+
+
+def _own_first(query: Query, hits: list[Hit]) -> list[Hit]:
+    own = [hit for hit in hits if is_own(query, hit)]
+    if not own:
+        return hits
+    best = max(hit.score for hit in hits)
+    return [
+        *(hit.but(score=best) for hit in own),
+        *(hit for hit in hits if not is_own(query, hit)),
+    ]
 
 
 def _stage(option: str, wanted: object) -> Stage:
@@ -90,7 +124,8 @@ def _stage(option: str, wanted: object) -> Stage:
         return wanted
     if option == "rerank" and isinstance(wanted, str) and wanted in stage_names("rerank"):
         return _made(wanted)
-    names = f"one of {', '.join(stage_names('rerank'))}, or " if option == "rerank" else ""
+    known = ", ".join([AUTO, NONE, *stage_names("rerank")])
+    names = f"one of {known}, or " if option == "rerank" else ""
     raise SettingsError(f"{option}={wanted!r}: give {names}a Stage object")
 
 
@@ -112,7 +147,7 @@ def _expansion(wanted: object, of_classes: bool) -> Stage:
         name, hits = wanted
     if not isinstance(name, str) or name not in stage_names("expand"):
         raise SettingsError(
-            f"expand={wanted!r}: give a number of hits, or one of "
+            f"expand={wanted!r}: give {AUTO}, {NONE}, a number of hits, or one of "
             f"{', '.join(stage_names('expand'))}, alone or with a number of hits, such as "
             "('local', 3), or a Stage object"
         )
@@ -125,7 +160,7 @@ def _expansion(wanted: object, of_classes: bool) -> Stage:
 def _made(name: str, **options: Any) -> Stage:
     registered = STAGES[name]
     module, _, kind = registered.place.partition(":")
-    made: Stage = getattr(import_module(f"cwf_milvus.search.search.{module}"), kind)(
+    made: Stage = getattr(import_module(f"cwf_milvus.search.{module}"), kind)(
         **registered.preset, **options
     )
     return made

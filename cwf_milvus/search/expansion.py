@@ -15,7 +15,7 @@ from cwf_milvus.errors import SettingsError
 from cwf_milvus.method.expansion import alpha_expand, local_expand, query_expand
 from cwf_milvus.method.late_interaction import late_interaction
 from cwf_milvus.search.fetch import fetch_vectors
-from cwf_milvus.search.stage import Context, Stage, query_vectors, reranked, vectors_of
+from cwf_milvus.search.stage import Context, Stage, is_own, query_vectors, reranked, vectors_of
 
 
 class QueryExpansion(Stage):
@@ -165,7 +165,7 @@ class LocalExpansion(Stage):
                 per_hit=self.per_hit,
                 share=self.share,
                 rounds=self.rounds,
-                lends=[not _is_own(query, hits[i]) for i in can],
+                lends=[not is_own(query, hits[i]) for i in can],
             )
         return reranked(self.name, hits, scores, why_not=lambda _: "no vectors are stored with it")
 
@@ -185,12 +185,6 @@ class LocalExpansion(Stage):
             *hits,
             *(replace(hit, score=float(one)) for hit, one in zip(new, scores, strict=True)),
         ]
-
-
-def _is_own(query: Query, hit: Hit) -> bool:
-    """Tell whether a hit is the query's own photo."""
-    content = query.encoding.content
-    return bool(content) and hit.vectors is not None and hit.vectors.content == content
 
 
 def _with_history(stage: str, before: Sequence[Hit], found: Sequence[Hit]) -> list[Hit]:

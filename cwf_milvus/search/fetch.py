@@ -21,11 +21,11 @@ def fetch_vectors(
         kinds: what is needed; kinds that a hit has already are not fetched.
 
     Returns:
-        The same hits. One that was deleted since keeps what it had.
+        The same hits. One that was deleted since keeps what it had, and so does one whose vectors
+        are damaged.
 
     Raises:
         StoreError: Milvus failed.
-        CollectionError: stored vectors are damaged.
     """
     wanted: dict[str, Vectors] = {}
     for hits in answers:

@@ -13,6 +13,10 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:  # the command line's help need not wait for numpy
     from cwf_milvus.encode.encoding import Kind
 
+CANDIDATES = 200  # hits that the stages see, unless it is said: docs/reranking.md
+AUTO, NONE = "auto", "none"
+"""What `rerank` and `expand` take beside the names: the best there is, and nothing."""
+
 CLASSES_DESCRIPTOR_WEIGHT = 0.3  # docs/decisions.md
 
 
@@ -43,7 +47,7 @@ STAGES: dict[str, Registered] = {
         "rerank",
         "stored:Regions",
         ("regions",),
-        "mean over the query's region vectors of the best cosine among the hit's",
+        "mean over the query's region vectors of the best cosine among the hit's, squared",
     ),
     "classes": Registered(
         "rerank",
@@ -64,6 +68,12 @@ STAGES: dict[str, Registered] = {
         ("classes",),
         "mean cosine of the vectors of equal classes",
     ),
+    "spatial": Registered(
+        "rerank",
+        "spatial:Spatial",
+        ("keypoints",),
+        "the score so far, and up to .1 for keypoints that agree: the first 60 hits are verified",
+    ),
     "cam": Registered(
         "rerank",
         "seen_again:Cam",
@@ -76,6 +86,12 @@ STAGES: dict[str, Registered] = {
         ("regions",),
         "the best-answering stored vectors of the top hits score the candidates again",
         hits=1,
+    ),
+    "graph": Registered(
+        "expand",
+        "graph:GraphExpansion",
+        (),
+        "what resembles the best hits on the graph of the photos that `cwf-milvus graph` builds",
     ),
     "aqe": Registered(
         "expand",

@@ -11,8 +11,9 @@ from cwf_milvus.answers.answer import Hits
 from cwf_milvus.answers.hits import Hit, Query, StageScore
 from cwf_milvus.encode.encoding import Encoding, Vectors
 from cwf_milvus.errors import CollectionError, SettingsError
+from cwf_milvus.method.keypoint_codes import Keypoints, unpack_keypoints
 from cwf_milvus.search.stage import Context, Stage
-from cwf_milvus.store.packing import Precision, unpack_vectors, vector_bytes
+from cwf_milvus.store.packing import Precision, decoded, unpack_vectors, vector_bytes
 
 Source = str | Sequence[str] | Callable[[Mapping[str, Any]], Any]
 """Where a hit has its vectors: a field, several fields, or a function of the hit's entity."""
@@ -34,7 +35,9 @@ class Reranker:
         classes: where a hit has its class vectors.
         class_ids: where a hit has the classes of these; needed by `Online` and `ClassMatched`.
         boxes: where a hit has the boxes of its regions, x1, y1, x2, y2 in its pixels.
-        precision: of vectors in base64, "float16" or "int8".
+        keypoints: where a hit has its keypoints, for `Spatial`: `Keypoints`, or the base64 text of
+            `keypoint_codes.pack_keypoints`.
+        precision: of vectors in base64, "float16", "int8" or "int4".
 
     Raises:
         SettingsError: an unknown precision, or stages that need vectors of which it is not said
@@ -54,6 +57,7 @@ class Reranker:
         classes: Source | None = None,
         class_ids: Source | None = None,
         boxes: Source | None = None,
+        keypoints: Source | None = None,
         precision: Precision = "float16",
     ) -> None:
         self.stages = list(stages)
@@ -64,12 +68,13 @@ class Reranker:
             "classes": classes,
             "class_ids": class_ids,
             "boxes": boxes,
+            "keypoints": keypoints,
         }
         for stage in self.stages:
             for kind in stage.needed:
                 if self._sources.get(kind) is None:
                     raise SettingsError(
-                        f"the stage {stage.name!r} needs {kind} vectors of each hit: say where "
+                        f"the stage {stage.name!r} needs the {kind} of each hit: say where "
                         f"they are with {kind}=FIELD, or leave the stage out"
                     )
 
@@ -98,7 +103,8 @@ class Reranker:
             fields but for those that hold vectors.
 
         Raises:
-            SettingsError: a field that is missing or holds no vectors of the query's dimension.
+            SettingsError: a field that is missing or holds no vectors of the query's dimension, or
+                keypoints without those of a query.
         """
         asked = query or _encoding(regions, classes, class_ids)
         dim = max(asked.region_vectors.shape[1], asked.class_vectors.shape[1])
@@ -113,7 +119,9 @@ class Reranker:
         key = getattr(row, "id", None)  # pymilvus' own, which is a mapping by the key's name
         if key is None:
             key = row.get("id", rank)
-        regions, classes, ids, boxes = (self._read(name, entity, key) for name in self._sources)
+        regions, classes, ids, boxes, keypoints = (
+            self._read(name, entity, key) for name in self._sources
+        )
         region_vectors = _array(regions, dim, key, self._precision)
         class_vectors = _array(classes, dim, key, self._precision)
         n_regions = 0 if region_vectors is None else len(region_vectors)
@@ -145,6 +153,7 @@ class Reranker:
                 class_vectors=class_vectors,
                 region_boxes=region_boxes,
                 region_vectors=region_vectors,
+                keypoints=_keypoints(keypoints, key),
             ),
         )
 
@@ -186,6 +195,20 @@ def _encoding(
         0,
         0,
     )
+
+
+def _keypoints(value: Any, key: object) -> Keypoints | None:
+    """Return the keypoints that a field holds; None for an empty one."""
+    if value is None or isinstance(value, Keypoints):
+        return value
+    parts = [value] if isinstance(value, str) else value
+    try:
+        text = "".join(parts)
+        return unpack_keypoints(decoded(text)) if text else None
+    except (TypeError, CollectionError) as error:
+        raise SettingsError(
+            f"hit {key!r} holds no keypoints ({error}): give what pack_keypoints packs, in base64"
+        ) from error
 
 
 def _array(value: Any, dim: int, key: object, precision: Precision) -> np.ndarray | None:

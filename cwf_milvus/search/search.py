@@ -16,9 +16,11 @@ from cwf_milvus.encode.encoding import Vectors
 from cwf_milvus.errors import BoxError, CollectionError, SettingsError
 from cwf_milvus.method.expansion import steer
 from cwf_milvus.photos.box import Box, BoxLike
+from cwf_milvus.search.certainty import Judge
 from cwf_milvus.search.choose import Expand, Rerank, chosen_stages, run_stages
 from cwf_milvus.search.gallery import Gallery
 from cwf_milvus.search.garbage import no_garbage_collection
+from cwf_milvus.search.registry import AUTO, CANDIDATES, NONE
 from cwf_milvus.search.stage import Context, Stage
 from cwf_milvus.store.augmentation import augmented_search
 from cwf_milvus.store.client import TOP_K, check_limit
@@ -30,9 +32,6 @@ from cwf_milvus.store.rows import Row
 _DESCRIPTOR = "descriptor"
 
 
-CANDIDATES = 200
-
-
 def search(
     gallery: Gallery,
     images: object = None,
@@ -41,22 +40,26 @@ def search(
     limit: int = 20,
     filter: str | None = None,
     candidates: int = CANDIDATES,
-    rerank: Rerank = None,
-    expand: Expand = None,
+    rerank: Rerank = AUTO,
+    expand: Expand = AUTO,
     stages: Sequence[Stage] | None = None,
     like: Names = (),
     unlike: Names = (),
     augmented: bool = False,
+    min_certainty: float | None = None,
     max_pixels: int | None = None,
 ) -> Hits | list[Hits]:
     """Find photos of the thing in a query photo; see `InstanceCollection.search`."""
-    chosen = chosen_stages(rerank, expand, stages)
+    if unlike and rerank == AUTO:
+        rerank = NONE  # only descriptors can look away from something
+    chosen = chosen_stages(rerank, expand, stages, gallery)
     options: dict[str, Any] = {
         "limit": limit,
         "filter": filter,
         "stages": chosen,
         "candidates": candidates,
         "augmented": augmented,
+        "min_certainty": min_certainty,
     }
     near, far = listed(like), listed(unlike)
     if near or far:
@@ -86,18 +89,20 @@ def search_queries(
     stages: Sequence[Stage] = (),
     candidates: int = CANDIDATES,
     augmented: bool = False,
+    min_certainty: float | None = None,
     without: Collection[str] = (),
 ) -> list[Hits]:
     """Answer queries that are encoded already; their first search is one call to Milvus.
 
     Args:
-        collection: an open gallery.
+        gallery: the photos that are searched.
         queries: what is asked.
         limit: hits for each query.
         filter: as in `search`.
         stages: what is done with the hits of the first search.
         candidates: as in `search`.
         augmented: as in `search`.
+        min_certainty: as in `search`.
         without: uris that are not to be among the hits.
     """
     check_limit(limit)
@@ -106,6 +111,7 @@ def search_queries(
     if not queries:
         return []
     depth = max(limit, candidates) if stages else limit
+    judge = Judge(gallery, stages, min_certainty)
 
     def find(asked: Sequence[Query], descriptors: np.ndarray, n: int) -> list[list[Hit]]:
         n = min(n + len(without), TOP_K)
@@ -120,13 +126,23 @@ def search_queries(
                 for query, rows in zip(asked, answers, strict=True)
             ]
 
+    def look_up(query: Query, uris: Sequence[str]) -> list[Hit]:
+        wanted = [uri for uri in uris if uri not in without]
+        rows = gallery.get(wanted, filter=filter) if wanted else []
+        names = gallery.encoder.class_names
+        return [as_hit(query, row, 0, names).but(stages=()) for row in rows if row is not None]
+
     descriptors = np.stack([query.encoding.descriptor for query in queries])
     answers = find(queries, descriptors, depth)
     if filter and isinstance(gallery, PhotoRows):
         check_filter(gallery, filter, (hit.metadata for answer in answers for hit in answer))
-    context = Context(gallery, find, depth)
+    context = Context(gallery, find, depth, look_up=look_up)
     answers = run_stages(stages, queries, answers, context, candidates)
-    return [Hits(query, hits[:limit]) for query, hits in zip(queries, answers, strict=True)]
+    judged = map(judge, queries, answers)
+    return [
+        Hits(query, hits[:limit], found)
+        for query, (hits, found) in zip(queries, judged, strict=True)
+    ]
 
 
 def steered_query(gallery: Gallery, like: Names, unlike: Names) -> tuple[Query, set[str]]:
@@ -136,7 +152,7 @@ def steered_query(gallery: Gallery, like: Names, unlike: Names) -> tuple[Query, 
     for each class.
 
     Args:
-        collection: an open gallery.
+        gallery: the photos that are searched.
         like: uris of photos to look for more of.
         unlike: uris of photos to look away from.
 
@@ -225,6 +241,7 @@ def _nearest(
 def as_hit(query: Query, row: Row, rank: int, class_names: Sequence[str]) -> Hit:
     """Return a row of Milvus's answer as a hit."""
     score = row.score or 0.0
+    same = query.encoding.content and row.content == query.encoding.content
     return Hit(
         uri=row.uri,
         score=score,
@@ -232,6 +249,7 @@ def as_hit(query: Query, row: Row, rank: int, class_names: Sequence[str]) -> Hit
         metadata=row.metadata,
         width=row.width,
         height=row.height,
+        certainty=1.0 if same else None,
         stages=(StageScore(_DESCRIPTOR, score, rank),),
         vectors=Vectors(row.content, row.class_ids, checksum=row.checksum),
     )

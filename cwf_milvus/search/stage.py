@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from cwf_milvus.answers.hits import Hit, Query
-from cwf_milvus.encode.encoding import KINDS, Kind, Stored, Vectors
+from cwf_milvus.encode.encoding import KINDS, Kind, Vectors
+from cwf_milvus.method.late_interaction import StoredVectors
 from cwf_milvus.search.gallery import Gallery
 from cwf_milvus.search.garbage import no_garbage_collection
 
@@ -25,12 +26,15 @@ class Context:
             hits of each; None where there is nothing to search.
         depth: how many hits a new search fetches.
         wanted: which of the hits' vectors the stages that follow read.
+        look_up: from a query and uris to those of the photos that the search's filter lets in, as
+            hits without a score; None where there is nothing to look in.
     """
 
     gallery: Gallery | None = None
     find: Callable[[Sequence[Query], np.ndarray, int], list[list[Hit]]] | None = None
     depth: int = 100
     wanted: frozenset[Kind] = frozenset(KINDS)
+    look_up: Callable[[Query, Sequence[str]], list[Hit]] | None = None
 
 
 class Stage:
@@ -38,12 +42,15 @@ class Stage:
 
     Attributes:
         name: what the hits record the stage's score under.
-        needs: which of the hits' stored vectors it reads: "descriptor", "classes", "regions".
+        needs: which of the hits' stored vectors it reads: "descriptor", "classes", "regions",
+            "keypoints".
+        fetches: it fetches them itself, of the hits that it looks at, as the large ones should be.
         brief: it takes milliseconds a query, so that Python's garbage collection may wait for it.
     """
 
     name: str = "stage"
     needs: ClassVar[tuple[Kind, ...]] = ()
+    fetches: ClassVar[bool] = False
     brief: ClassVar[bool] = False
 
     @property
@@ -93,7 +100,9 @@ def reranked(
     ordered = list(hits)
     places = np.flatnonzero(~np.isnan(scores))
     for i in np.flatnonzero(np.isnan(scores)).tolist():
-        ordered[i] = noted(hits[i], f"{stage}: {why_not(i) or 'no score'}; it kept its place")
+        damage = stored_of(hits[i]).damage
+        why = f"its stored vectors are damaged ({damage})" if damage else why_not(i)
+        ordered[i] = noted(hits[i], f"{stage}: {why or 'no score'}; it kept its place")
     best_first = places[np.argsort(-scores[places], kind="stable")]
     for place, i in zip(places.tolist(), best_first.tolist(), strict=True):
         ordered[place] = hits[i].scored(stage, float(scores[i]), place + 1, **changes(i))
@@ -105,7 +114,7 @@ def noted(hit: Hit, note: str) -> Hit:
     return replace(hit, note=f"{hit.note}; {note}" if hit.note else note)
 
 
-def vectors_of(hit: Hit, kind: Kind) -> Stored:
+def vectors_of(hit: Hit, kind: Kind) -> StoredVectors:
     """Return a hit's vectors of a kind, of shape (n, d); (0, 0) where it has none."""
     found = stored_of(hit).of_kind(kind)
     return np.zeros((0, 0), np.float32) if found is None else found
@@ -114,6 +123,12 @@ def vectors_of(hit: Hit, kind: Kind) -> Stored:
 def stored_of(hit: Hit) -> Vectors:
     """Return a hit's stored vectors; none of any kind where it has none."""
     return Vectors("", np.zeros(0, np.int64)) if hit.vectors is None else hit.vectors
+
+
+def is_own(query: Query, hit: Hit) -> bool:
+    """Tell whether a hit is the query's own photo."""
+    content = query.encoding.content
+    return bool(content) and stored_of(hit).content == content
 
 
 def query_vectors(query: Query, kind: Kind) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 from cwf_milvus.answers.hits import Hit, Match, Matches, Query
 from cwf_milvus.checks import checked_share
 from cwf_milvus.encode.encoding import Kind
-from cwf_milvus.method.late_interaction import Interaction, late_interaction
+from cwf_milvus.method.late_interaction import Interaction, checked_power, late_interaction
 from cwf_milvus.photos.box import Box
 from cwf_milvus.search.stage import (
     Context,
@@ -29,7 +29,7 @@ _NONE_STORED = {
 
 
 class Regions(Stage):
-    """Score by the regions of the hits: for each of the query's the best cosine, averaged.
+    """Score by the regions of the hits: for each of the query's the best cosine, squared, averaged.
 
     A hit's `box` becomes that of its regions which the query's largest one, the whole box,
     resembles most.
@@ -37,18 +37,22 @@ class Regions(Stage):
     Args:
         class_weight: share of the class vectors' late interaction in the score, from 0 to 1.
         descriptor_weight: share of the first search's score, from 0 to 1.
+        power: of the cosines, at least 1: 2 squares them, 1 gives the scores of 0.1.0.
 
     Raises:
-        SettingsError: a weight out of range, or both together above 1.
+        SettingsError: a weight out of range, both together above 1, or a power below 1.
     """
 
     name = "regions"
     brief = True
 
-    def __init__(self, *, class_weight: float = 0.0, descriptor_weight: float = 0.0) -> None:
+    def __init__(
+        self, *, class_weight: float = 0.0, descriptor_weight: float = 0.0, power: float = 2.0
+    ) -> None:
         self.class_weight = checked_share("class_weight", class_weight)
         self.descriptor_weight = checked_share("descriptor_weight", descriptor_weight)
         checked_share("class_weight + descriptor_weight", class_weight + descriptor_weight)
+        self.power = checked_power(power)
 
     @property
     def needed(self) -> tuple[Kind, ...]:
@@ -57,9 +61,9 @@ class Regions(Stage):
 
     def __call__(self, query: Query, hits: Sequence[Hit], context: Context) -> list[Hit]:
         """Return the hits in the order of their scores; see `Stage`."""
-        found, scores = _interact(query, hits, "regions")
+        found, scores = _interact(query, hits, "regions", self.power)
         if self.class_weight:
-            _, of_classes = _interact(query, hits, "classes")
+            _, of_classes = _interact(query, hits, "classes", self.power)
             of_classes = np.where(np.isnan(of_classes), scores, of_classes)
             scores = scores + self.class_weight * (of_classes - scores)
         scores = _with_first_score(hits, scores, self.descriptor_weight)
@@ -73,6 +77,7 @@ class Regions(Stage):
             assert boxes is not None  # it has a score, so it has regions
             return {
                 "box": Box(*boxes[found.matches[i, whole]].tolist()),
+                "framed_by": "region",
                 "matches": Matches(asked, boxes, best[i]),
             }
 
@@ -80,7 +85,7 @@ class Regions(Stage):
 
 
 class Classes(Stage):
-    """Score by the class vectors of the hits: for each of the query's the best cosine, averaged.
+    """Score by the class vectors of the hits: the best cosine of each of the query's, squared.
 
     A hit's `classes` become those of its classes that answer to the query's best.
 
@@ -88,18 +93,23 @@ class Classes(Stage):
         descriptor_weight: share of the first search's score, from 0 to 1; ``rerank="classes"``
             takes .3, since class vectors alone rank small things no better than the descriptor
             does (docs/decisions.md).
+        power: of the cosines, as in `Regions`.
+
+    Raises:
+        SettingsError: a weight out of range, or a power below 1.
     """
 
     name = "classes"
     needs = ("classes",)
     brief = True
 
-    def __init__(self, *, descriptor_weight: float = 0.0) -> None:
+    def __init__(self, *, descriptor_weight: float = 0.0, power: float = 2.0) -> None:
         self.descriptor_weight = checked_share("descriptor_weight", descriptor_weight)
+        self.power = checked_power(power)
 
     def __call__(self, query: Query, hits: Sequence[Hit], context: Context) -> list[Hit]:
         """Return the hits in the order of their scores; see `Stage`."""
-        found, scores = _interact(query, hits, "classes")
+        found, scores = _interact(query, hits, "classes", self.power)
         scores = _with_first_score(hits, scores, self.descriptor_weight)
         names = class_names(context)
         asked = [names(class_id) for class_id in query.encoding.class_ids]
@@ -124,10 +134,12 @@ def class_names(context: Context) -> Callable[[int], str]:
     return lambda class_id: known[class_id]
 
 
-def _interact(query: Query, hits: Sequence[Hit], kind: Kind) -> tuple[Interaction, np.ndarray]:
+def _interact(
+    query: Query, hits: Sequence[Hit], kind: Kind, power: float
+) -> tuple[Interaction, np.ndarray]:
     """Return a late interaction, and its scores with NaN for hits that have no vectors."""
     stored = [vectors_of(hit, kind) for hit in hits]
-    found = late_interaction(query_vectors(query, kind), stored)
+    found = late_interaction(query_vectors(query, kind), stored, power)
     has_vectors = np.array([len(vectors) > 0 for vectors in stored], dtype=bool)
     return found, np.where(has_vectors, found.scores, np.nan)
 

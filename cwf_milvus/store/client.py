@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,15 +14,15 @@ from urllib.parse import urlsplit
 from pymilvus import CollectionSchema, MilvusClient
 
 from cwf_milvus.errors import CollectionError, FilterError, SettingsError, StoreError
+from cwf_milvus.store.answers import MILVUS_ERRORS, advice, is_released, is_unreachable, words_of
+from cwf_milvus.store.filters import is_storable, one_of, quoted
 from cwf_milvus.store.lite import (
     CONNECT_SECONDS,
-    MILVUS_ERRORS,
     NO_PLACE,
     checked_path,
     embedded_rows,
     open_lite,
     release_lite,
-    words_of,
 )
 
 TOP_K = 16_384  # a server's limit on the rows of an answer, and on the queries of a call
@@ -75,7 +74,7 @@ class Store:
                 str(uri), token=token or "", timeout=CONNECT_SECONDS, dedicated=True
             )
         except (*MILVUS_ERRORS, ValueError) as error:
-            raise self._in_ourwords_of("connecting", error) from error
+            raise self._failure("connecting", error) from error
 
     def __repr__(self) -> str:
         return f"Store({self.uri!r})"
@@ -91,6 +90,8 @@ class Store:
     def call(self, method: str, *args: Any, **options: Any) -> Any:
         """Call a method of the `MilvusClient`, with a time limit.
 
+        A collection that somebody released is loaded, and asked once again.
+
         Raises:
             StoreError: Milvus refused, failed or did not answer in time.
         """
@@ -101,10 +102,18 @@ class Store:
             )
         if self._client is None:
             raise StoreError(f"the connection to {self.uri} is closed: open the collection again")
+        called = getattr(self._client, method)
+        options = {"timeout": self.timeout, **options}
         try:
-            return getattr(self._client, method)(*args, **{"timeout": self.timeout, **options})
+            try:
+                return called(*args, **options)
+            except MILVUS_ERRORS as error:
+                if not args or not is_released(words_of(error)):
+                    raise
+                self._client.load_collection(args[0], timeout=LOAD_SECONDS)
+                return called(*args, **options)
         except (*MILVUS_ERRORS, OSError) as error:
-            raise self._in_ourwords_of(method.replace("_", " "), error) from error
+            raise self._failure(method.replace("_", " "), error) from error
 
     def create(
         self,
@@ -174,6 +183,11 @@ class Store:
                 # pymilvus would sleep half a second for an index of nothing
                 self.call("create_index", collection, params, sync=False)
 
+    def name_of(self, collection: str) -> str:
+        """Return the name of a collection that may be named by an alias."""
+        about = self.call("describe_collection", collection)
+        return str(about.get("collection_name") or collection)
+
     def mark_of(self, collection: str) -> str:
         """Return what the creation of a collection is known by; "" for one without a mark."""
         about = self.call("describe_collection", collection)
@@ -229,6 +243,7 @@ class Store:
         *,
         row_bytes: int = 1024,
         consistency: str = "Strong",
+        filter: str | None = None,
     ) -> dict[str, _Row]:
         """Return the rows with these primary keys, by key; missing ones are left out.
 
@@ -239,7 +254,9 @@ class Store:
             fields: what to fetch of a row.
             row_bytes: about how large a row of these fields is.
             consistency: "Strong" sees every write before the call, "Session" our own.
+            filter: what else a row must be, in Milvus' filter language.
         """
+        also = f"({filter}) and " if filter and filter.strip() else ""
         found: dict[str, _Row] = {}
         asked = [one for one in dict.fromkeys(ids) if is_storable(one)]
         at_once = max(1, min(_AT_ONCE, MESSAGE_BYTES // row_bytes))
@@ -247,7 +264,7 @@ class Store:
             rows = self.call(
                 "query",
                 collection,
-                filter=one_of(key, asked[start : start + at_once]),
+                filter=also + one_of(key, asked[start : start + at_once]),
                 output_fields=[key, *fields],
                 consistency_level=consistency,
             )
@@ -335,7 +352,7 @@ class Store:
         try:
             return self.call("search", collection, filter=asked, **options)
         except StoreError as error:
-            if not asked or _is_unreachable(error.__cause__):
+            if not asked or is_unreachable(words_of(error.__cause__)):
                 raise
             self.call("search", collection, filter="", **{**options, "limit": 1})
             raise FilterError(
@@ -343,62 +360,18 @@ class Store:
                 "at https://milvus.io/docs/boolean.md"
             ) from error
 
-    def _in_ourwords_of(self, doing: str, error: BaseException) -> StoreError:
+    def _failure(self, doing: str, error: BaseException) -> StoreError:
         words = words_of(error)
         for secret in self._secrets:
             words = words.replace(secret, "***")
-        if re.search(r"No space left|File too large|[Dd]isk quota|read-only file system", words):
-            advice = "make room on the disk, then run again: it goes on from what was finished"
-        elif "UNAUTHENTICATED" in words or "auth" in words.lower():
-            advice = "check the token"
-        elif _is_unreachable(error):
-            advice = (
-                "see that it is running and that the address is right; what was finished is kept, "
-                "run again to go on"
-            )
-        elif "RESOURCE_EXHAUSTED" in words:
-            advice = "ask for less at once"
-        else:
-            advice = "its log may say more"
-        return StoreError(f"Milvus at {self.uri} failed in {doing} ({words}): {advice}")
+        return StoreError(
+            f"Milvus at {self.uri} failed in {doing} ({words}): {advice(words, self.is_lite)}"
+        )
 
 
 def new_mark() -> str:
     """Return what no other creation of a collection is known by."""
     return uuid.uuid4().hex
-
-
-def quoted(text: str) -> str:
-    """Return text as a literal of Milvus' filter language, whatever is in it.
-
-    pymilvus' own ``ids=`` puts keys between quotes as they are.
-    """
-    return '"' + text.translate(_ESCAPES) + '"'
-
-
-_ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"})
-
-
-def one_of(field: str, values: Sequence[str]) -> str:
-    """Return the filter that a field has one of these values."""
-    return f"{field} in [{', '.join(map(quoted, values))}]"
-
-
-def is_storable(text: str) -> bool:
-    """Tell whether text is valid Unicode, which Milvus demands; file names need not be."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _is_unreachable(error: BaseException | None) -> bool:
-    return bool(
-        re.search(
-            r"UNAVAILABLE|DEADLINE_EXCEEDED|CANCELLED|Fail connecting|[Tt]imeout", words_of(error)
-        )
-    )
 
 
 def _checked_address(uri: str) -> str:

@@ -12,10 +12,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pybase64
 
 from cwf_milvus.encode.encoding import Encoding, Kind, Stored
+from cwf_milvus.method.keypoint_codes import (
+    PACKED_HEADER,
+    PACKED_KEYPOINT,
+    pack_keypoints,
+    unpack_keypoints,
+)
 from cwf_milvus.store.packing import (
+    FIELD_BYTES,
     Precision,
+    Text,
+    decoded,
     fields_needed,
     pack_boxes,
     pack_vectors,
@@ -46,11 +56,9 @@ class StoredKind:
 
     Attributes:
         kind: its name.
-        arrays: the attributes of `Vectors` that it fills.
     """
 
     kind: Kind
-    arrays: tuple[str, ...]
 
     def fields(self, room: Room) -> tuple[str, ...]:
         """Return the names of its fields."""
@@ -81,11 +89,10 @@ class StoredDescriptor(StoredKind):
     """The descriptor: the one vector that Milvus itself searches, kept as it is."""
 
     kind = "descriptor"
-    arrays = ("descriptor",)
 
     def fields(self, room: Room) -> tuple[str, ...]:
         """Return ("descriptor",)."""
-        return self.arrays
+        return ("descriptor",)
 
     def bytes_of(self, field: str, room: Room) -> int:
         """Return 4 bytes a number."""
@@ -114,11 +121,6 @@ class StoredVectors(StoredKind):
     kind: Kind
     vectors: str
     boxes: str | None = None
-
-    @property
-    def arrays(self) -> tuple[str, ...]:  # type: ignore[override]
-        """The vectors, and their boxes."""
-        return (self.vectors,) if self.boxes is None else (self.boxes, self.vectors)
 
     def fields(self, room: Room) -> tuple[str, ...]:
         """Return the field of the boxes, and those of the vectors."""
@@ -157,9 +159,48 @@ class StoredVectors(StoredKind):
         return arrays
 
 
+class StoredKeypoints(StoredKind):
+    """Keypoints in text fields, compact (`method.keypoint_codes`); no field where none are kept."""
+
+    kind = "keypoints"
+
+    def fields(self, room: Room) -> tuple[str, ...]:
+        """Return the fields: one for up to some 2,000 keypoints."""
+        return tuple(f"keypoints_{i}" for i in range(-(-self._characters(room) // FIELD_BYTES)))
+
+    def bytes_of(self, field: str, room: Room) -> int:
+        """Return the characters of a field in base64."""
+        before = FIELD_BYTES * self.fields(room).index(field)
+        return min(FIELD_BYTES, self._characters(room) - before)
+
+    def pack(self, encoding: Encoding, room: Room) -> dict[str, Any]:
+        """Return texts; all empty for a photo whose keypoints were not looked for."""
+        names = self.fields(room)
+        if not names:
+            return {}
+        text = ""
+        if encoding.keypoints is not None:
+            kept = encoding.keypoints[: room.most["keypoints"]]
+            text = pybase64.b64encode_as_string(pack_keypoints(kept))
+        return {
+            name: Text(text[i * FIELD_BYTES : (i + 1) * FIELD_BYTES])
+            for i, name in enumerate(names)
+        }
+
+    def read(self, row: Mapping[str, Any], room: Room) -> dict[str, Stored]:
+        """Return them; nothing for a photo whose keypoints were not looked for."""
+        text = "".join(row.get(name) or "" for name in self.fields(room))
+        return {"keypoints": unpack_keypoints(decoded(text))} if text else {}
+
+    def _characters(self, room: Room) -> int:
+        most = room.most["keypoints"]
+        return 4 * -(-(PACKED_HEADER + PACKED_KEYPOINT * most) // 3) if most else 0
+
+
 STORED: dict[Kind, StoredKind] = {
     "descriptor": StoredDescriptor(),
     "classes": StoredVectors("classes", "class_vectors"),
     "regions": StoredVectors("regions", "region_vectors", "region_boxes"),
+    "keypoints": StoredKeypoints(),
 }
 """Every kind, in the order in which a row's checksum goes over its fields."""

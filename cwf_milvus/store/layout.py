@@ -14,7 +14,7 @@ from pymilvus import CollectionSchema, DataType, MilvusClient
 
 from cwf_milvus.encode.encoding import Encoding, Kind, Stored
 from cwf_milvus.errors import ImageError, MismatchError, SettingsError
-from cwf_milvus.store.client import is_storable
+from cwf_milvus.store.filters import is_storable
 from cwf_milvus.store.kinds import STORED, Room
 from cwf_milvus.store.packing import FIELD_BYTES, Precision, Text
 from cwf_milvus.store.told import Told
@@ -37,18 +37,26 @@ class Layout:
         n_classes: the most class vectors that a photo can have.
         n_regions: the most region vectors that a photo can have.
         precision: how class and region vectors are kept.
+        n_keypoints: the most keypoints that a photo can have.
     """
 
     dim: int
     n_classes: int
     n_regions: int
     precision: Precision = "int8"
+    n_keypoints: int = 0
 
     @classmethod
     def of(cls, manifest: Mapping[str, Any]) -> Layout:
         """Return the layout that a collection's manifest tells."""
         precision = manifest.get("precision", "float16")  # format 1 did not say
-        return cls(manifest["dim"], manifest["n_classes"], manifest["n_regions"], precision)
+        return cls(
+            manifest["dim"],
+            manifest["n_classes"],
+            manifest["n_regions"],
+            precision,
+            manifest.get("n_keypoints", 0),
+        )
 
     def __post_init__(self) -> None:
         """Raise `SettingsError` for more than a Milvus server takes."""
@@ -68,6 +76,7 @@ class Layout:
             "descriptor": 1,
             "classes": self.n_classes,
             "regions": self.n_regions,
+            "keypoints": self.n_keypoints,
         }
         return Room(self.dim, self.precision, most)
 

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
-import re
+import shutil
+import socket
+import tempfile
 import threading
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import grpc  # type: ignore[import-untyped]
-from pymilvus import MilvusClient, MilvusException
+from pymilvus import MilvusClient
 
 from cwf_milvus.errors import CollectionError, StoreError
+from cwf_milvus.store.answers import MILVUS_ERRORS, words_of
+from cwf_milvus.store.lite_index import drop_damaged
 
 CONNECT_SECONDS = 10.0
-MILVUS_ERRORS = (MilvusException, grpc.RpcError, grpc.FutureTimeoutError)
 NO_PLACE = (
     "{!r} is no place for a collection: give a path that ends in .db (Milvus Lite), or "
     "http://host:port or https://host:port of a Milvus server"
@@ -34,6 +38,8 @@ for _name in (
 
 _lite_lock = threading.Lock()
 _lite_users: dict[str, int] = {}
+_sockets: dict[str, str] = {}  # of the databases that are served by `_serve`
+_SOCKET_BYTES = 90  # a socket's path may have 107, on macOS 103
 
 
 def checked_path(uri: str | Path, make: bool) -> str:
@@ -84,22 +90,27 @@ def open_lite(path: str, shown: str) -> MilvusClient:
     Raises:
         StoreError: it is in use by another process, damaged, or not to be read.
     """
-    from milvus_lite.server_manager import server_manager_instance
+    from milvus_lite.server_manager import server_manager_instance as manager
 
     with _lite_lock:
-        if path not in _lite_users and path in getattr(server_manager_instance, "_servers", {}):
+        if path not in manager._servers:
+            _serve(path, shown)
+        elif path not in _lite_users:
             _lite_users[path] = 1  # someone else in this process opened it: never ours to close
-        with _Cause() as cause:
-            try:
-                client = MilvusClient(
-                    path,
-                    timeout=CONNECT_SECONDS,
-                    dedicated=True,
-                    # long calls end in "too_many_pings" otherwise
-                    grpc_options={"grpc.keepalive_time_ms": 2**31 - 1},
-                )
-            except MILVUS_ERRORS as error:
-                raise _not_opened(path, shown, cause.error or error) from error
+        try:
+            client = MilvusClient(
+                path,
+                timeout=CONNECT_SECONDS,
+                dedicated=True,
+                grpc_options={
+                    "grpc.keepalive_time_ms": 2**31 - 1,  # or long calls end in "too_many_pings"
+                    "grpc.enable_http_proxy": 0,
+                },
+            )
+        except MILVUS_ERRORS as error:
+            if path not in _lite_users:
+                _stop(path)
+            raise _not_opened(path, shown, error) from error
         _lite_users[path] = _lite_users.get(path, 0) + 1
     return client
 
@@ -109,13 +120,69 @@ def release_lite(path: str) -> None:
 
     pymilvus itself keeps it until the process ends.
     """
-    from milvus_lite.server_manager import server_manager_instance
-
     with _lite_lock:
         _lite_users[path] -= 1
         if not _lite_users[path]:
             del _lite_users[path]
-            server_manager_instance.release_server(path)
+            _stop(path)
+
+
+def _serve(path: str, shown: str) -> None:
+    """Have Milvus Lite serve a database through a socket that no other user can reach.
+
+    By itself it listens on a port of the loopback interface, without a password: whoever is logged
+    in on the machine could read and delete everything. Other clients of this process are led to
+    the socket too. Windows has no such sockets: there it stays a port.
+    """
+    from milvus_lite.adapter.grpc.server import start_server_in_thread
+    from milvus_lite.server_manager import server_manager_instance as manager
+
+    if not hasattr(socket, "AF_UNIX"):
+        return
+    folder = tempfile.mkdtemp(prefix="cwf-milvus-")  # for this user alone
+    if len(folder) > _SOCKET_BYTES:
+        Path(folder).rmdir()
+        folder = tempfile.mkdtemp(prefix="cwf-milvus-", dir="/tmp")
+    name: Any = f"{folder}/lite"  # takes the place of the port
+    try:
+        server, database, _ = start_server_in_thread(path, "unix", name)
+        damaged = drop_damaged(path)
+    except Exception as error:  # whatever a damaged file makes Milvus Lite raise
+        shutil.rmtree(folder, ignore_errors=True)
+        raise _not_opened(path, shown, error) from error
+    manager._servers[path] = (server, database, name)
+    if not _sockets:
+        manager.start_and_get_uri = _led_to_sockets(manager.start_and_get_uri)
+        atexit.register(_remove_sockets, os.getpid())
+    _sockets[path] = name
+    if damaged:
+        warnings.warn(
+            f"the vector index of {', '.join(damaged)} in {shown!r} was damaged, as a kill or a "
+            "full disk leaves it: it is made again from the rows",
+            stacklevel=4,
+        )
+
+
+def _led_to_sockets(by_port: Callable[..., str | None]) -> Callable[..., str | None]:
+    def address_of(path: str, args: dict[str, Any] | None = None) -> str | None:
+        name = _sockets.get(str(Path(path).resolve()))
+        return f"unix:{name}" if name else by_port(path, args)
+
+    return address_of
+
+
+def _stop(path: str) -> None:
+    from milvus_lite.server_manager import server_manager_instance as manager
+
+    manager.release_server(path)
+    if name := _sockets.pop(path, None):
+        shutil.rmtree(Path(name).parent, ignore_errors=True)
+
+
+def _remove_sockets(owner: int) -> None:
+    if os.getpid() == owner:  # not a fork's to remove
+        for name in _sockets.values():
+            shutil.rmtree(Path(name).parent, ignore_errors=True)
 
 
 def embedded_rows(
@@ -148,29 +215,6 @@ def embedded_rows(
         return None
 
 
-class _Cause(logging.Handler):
-    """Catches the exception that Milvus Lite logs in place of raising it."""
-
-    error: BaseException | None = None
-    _logger = logging.getLogger("milvus_lite.server_manager")
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.exc_info and record.exc_info[1]:
-            self.error = record.exc_info[1]
-
-    def __enter__(self) -> _Cause:
-        self._before = self._logger.level, self._logger.propagate
-        self._logger.addHandler(self)
-        self._logger.setLevel(logging.ERROR)
-        self._logger.propagate = False
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._logger.removeHandler(self)
-        level, self._logger.propagate = self._before
-        self._logger.setLevel(level)
-
-
 def _not_opened(path: str, shown: str, error: BaseException) -> StoreError:
     if "Locked" in type(error).__name__:
         holder = _holder(Path(path) / "LOCK")
@@ -180,7 +224,9 @@ def _not_opened(path: str, shown: str, error: BaseException) -> StoreError:
         )
     if isinstance(error, OSError) and error.strerror:
         return StoreError(
-            f"cannot open {shown!r} ({error.strerror}): name a path that can be read and written"
+            f"cannot open {shown!r} ({error.strerror}): Milvus Lite writes into a database even to "
+            "search it. Make the folder and the files in it readable and writable for this user, "
+            "or copy it to where they are, and open the copy"
         )
     return StoreError(
         f"Milvus Lite cannot open {shown!r} ({words_of(error)}): it may be damaged; index the "
@@ -198,15 +244,3 @@ def _holder(lock: Path) -> str:
     except OSError:
         pass
     return ""
-
-
-def words_of(error: BaseException | None) -> str:
-    """Return what Milvus said, as one line without gRPC's inner life."""
-    if isinstance(error, MilvusException):
-        words = error.message
-    elif isinstance(error, grpc.RpcError) and hasattr(error, "details"):
-        words = f"{error.code().name}: {error.details()}"
-    else:
-        words = str(error) or type(error).__name__
-    words = re.sub(r",? ?(channel_state|debug)=.*", "", str(words), flags=re.DOTALL)
-    return " ".join(words.split())[:500]

@@ -1,7 +1,8 @@
-"""Vectors in and out of text, for Milvus' VARCHAR fields: int8 or float16, in base64.
+"""Vectors in and out of text, for Milvus' VARCHAR fields: int4, int8 or float16, in base64.
 
 A vector in int8 is d bytes, and before them the float32 that they are to be multiplied by, its
-largest number over 127. Everything is little-endian.
+largest number over 127; one in int4 is d / 2 bytes (`method.int4`) after such a factor. Everything
+is little-endian.
 
 Text is by far the quickest way to store and fetch many vectors with a row: Milvus Lite knows no
 array of vectors, and arrays of floats or rows of their own cost four to ten times as much. pybase64
@@ -18,13 +19,15 @@ import numpy as np
 import pybase64
 
 from cwf_milvus.errors import CollectionError, SettingsError
+from cwf_milvus.method.int4 import Int4Vectors
 from cwf_milvus.method.int8 import Int8Vectors
+from cwf_milvus.method.late_interaction import StoredVectors
 
 FIELD_BYTES = 65_535  # the longest VARCHAR of a Milvus server
 
-Precision = Literal["int8", "float16"]
-"""How vectors are kept. A cosine of two of 1,024 numbers moves by up to 2e-3 in int8, 1e-4 in
-float16."""
+Precision = Literal["int4", "int8", "float16"]
+"""How vectors are kept. A cosine of two of 1,024 numbers moves by up to .03 in int4, 2e-3 in int8,
+1e-4 in float16; what is found stays the same (docs/decisions.md)."""
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
@@ -50,7 +53,8 @@ def vector_bytes(dim: int, precision: Precision) -> int:
     """
     if precision not in PRECISIONS:
         raise SettingsError(f"precision={precision!r}: give one of {', '.join(PRECISIONS)}")
-    return dim + _SCALE.itemsize if precision == "int8" else 2 * dim
+    numbers = {"int4": (dim + 1) // 2, "int8": dim, "float16": 2 * dim}[precision]
+    return numbers + (0 if precision == "float16" else _SCALE.itemsize)
 
 
 def vectors_per_field(dim: int, precision: Precision) -> int:
@@ -62,7 +66,7 @@ def vectors_per_field(dim: int, precision: Precision) -> int:
     room = FIELD_BYTES // 4 * 3
     each = room // vector_bytes(dim, precision)
     if each < 1:
-        most = room - _SCALE.itemsize if precision == "int8" else room // 2
+        most = {"int4": 2 * (room - 4), "int8": room - 4, "float16": room // 2}[precision]
         raise SettingsError(
             f"dim={dim}: a Milvus text field holds vectors of at most {most} numbers in {precision}"
         )
@@ -98,7 +102,9 @@ def pack_vectors(vectors: np.ndarray, n_fields: int, precision: Precision) -> li
         raise SettingsError(
             "a vector has numbers that are not finite, or beyond 65,504: nothing was stored"
         )
-    packed = _to_int8(vectors) if precision == "int8" else halves
+    packed = halves
+    if precision != "float16":
+        packed = _to_int8(vectors) if precision == "int8" else _to_int4(vectors)
     return [
         Text(pybase64.b64encode_as_string(packed[i * each : (i + 1) * each].tobytes()))
         for i in range(n_fields)
@@ -114,13 +120,13 @@ def unpack_vectors(texts: Sequence[str], dim: int, precision: Precision) -> np.n
     return np.asarray(read_vectors(texts, dim, precision))
 
 
-def read_vectors(texts: Sequence[str], dim: int, precision: Precision) -> np.ndarray | Int8Vectors:
-    """Return the vectors in `pack_vectors`' texts; those in int8 as they are, which is quick.
+def read_vectors(texts: Sequence[str], dim: int, precision: Precision) -> StoredVectors:
+    """Return the vectors in `pack_vectors`' texts; those in int4 and int8 as they are.
 
     Raises:
         CollectionError: a text that is damaged.
     """
-    data = b"".join(map(_decoded, texts))
+    data = b"".join(map(decoded, texts))
     if precision == "float16":
         if len(data) % 2:
             raise CollectionError("stored vectors are damaged (half a number): add the photo again")
@@ -129,7 +135,10 @@ def read_vectors(texts: Sequence[str], dim: int, precision: Precision) -> np.nda
     scales = np.ascontiguousarray(rows[:, : _SCALE.itemsize]).view(_SCALE)[:, 0]
     if not np.isfinite(scales).all():
         raise CollectionError("stored vectors are damaged (not finite): add the photo again")
-    return Int8Vectors(rows[:, _SCALE.itemsize :].view(np.int8), scales)
+    numbers = rows[:, _SCALE.itemsize :]
+    if precision == "int4":
+        return Int4Vectors(numbers, scales, dim)
+    return Int8Vectors(numbers.view(np.int8), scales)
 
 
 def pack_boxes(boxes: np.ndarray) -> Text:
@@ -150,7 +159,7 @@ def unpack_boxes(text: str) -> np.ndarray:
     Raises:
         CollectionError: a text that is damaged.
     """
-    return _shaped(np.frombuffer(_decoded(text), "<f4"), 4).astype(np.float32)
+    return _shaped(np.frombuffer(decoded(text), "<f4"), 4).astype(np.float32)
 
 
 _SCALE = np.dtype("<f4")
@@ -165,7 +174,15 @@ def _to_int8(vectors: np.ndarray) -> np.ndarray:
     return np.hstack([scales[:, None].view(np.uint8), numbers.view(np.uint8)])
 
 
-def _decoded(text: str) -> bytes:
+def _to_int4(vectors: np.ndarray) -> np.ndarray:
+    """Return the bytes of vectors, of shape (N, 4 + d / 2)."""
+    packed = Int4Vectors.of(vectors)
+    factors = packed.factors.astype(_SCALE)[:, None].view(np.uint8)
+    return np.hstack([factors, packed.codes])
+
+
+def decoded(text: str) -> bytes:
+    """Return the bytes in base64; raises `CollectionError` for a text that is damaged."""
     try:
         data = pybase64.b64decode(text, validate=True)
     except (binascii.Error, ValueError, TypeError) as error:

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from cwf_milvus.encode.encoding import Encoding, Kind, Stored, Vectors
 from cwf_milvus.encode.kept import LastUsed
 from cwf_milvus.errors import CollectionError, SettingsError
+from cwf_milvus.store.calibration import model_of
 from cwf_milvus.store.class_rows import ClassRows
 from cwf_milvus.store.client import MESSAGE_BYTES, METRIC, Store, check_limit
-from cwf_milvus.store.layout import PLAIN_FIELDS, Layout, checked_uri
-from cwf_milvus.store.moves import PendingMoves
-from cwf_milvus.store.names import Names, prefixes, stored_names
+from cwf_milvus.store.graph import Graph
+from cwf_milvus.store.layout import PLAIN_FIELDS, Layout
+from cwf_milvus.store.ledger import Ledger
+from cwf_milvus.store.names import Names, stored_names
 from cwf_milvus.store.refusals import (
     check_encoder,
     check_schema,
@@ -44,7 +45,7 @@ class PhotoRows:
 
     Args:
         store: the connection.
-        name: of the collection.
+        name: of the collection, or an alias of it.
         encoder: the encoder to use, in place of restoring it; must be the same.
         weights: the network's checkpoint, for an encoder to be restored.
         device: where the restored network runs.
@@ -63,14 +64,15 @@ class PhotoRows:
         weights: str | Path | None = None,
         device: str | torch.device | None = None,
     ) -> None:
-        self.name = name
         self.store = store
         self._restore: dict[str, Any] = {"weights": weights, "device": device}
         self._lock = threading.RLock()
         self._absent: set[str] = set()  # photos asked for, not there, and not stored since
         self.seen_fields: set[str] = set()  # of the user's, that some photo has
         _must_exist(store, name)
+        self.name = name = store.name_of(name)
         self.sidecar = Sidecar(store, name)
+        self.ledger = Ledger(store, name, self.sidecar.prefix)
         about = self.sidecar.manifest
         self.layout = Layout.of(about)
         store.ensure_index(name, "descriptor", about.get("index") or checked_index(None, True))
@@ -83,6 +85,19 @@ class PhotoRows:
         if self.class_rows is not None:
             self.class_rows.create()
         self._vectors = StoredVectors(store, name, self.layout)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.store.uri!r}, {self.name!r})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection, and let go of a ``.db`` for other processes."""
+        self.store.close()
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -126,17 +141,35 @@ class PhotoRows:
             raise SettingsError(f"{twice!r} comes twice in one batch: give each photo once")
         at_once = max(1, MESSAGE_BYTES // max(1, self._row_bytes(rows)))
         with self._lock:
-            # A question that sees every write takes a server 200 ms.
-            present = self.known([uri for uri in uris if uri not in self._absent])
+            self.follow()
+            present: Collection[str] = ()
+            if self.class_rows is not None:
+                # A question that sees every write takes a server 200 ms.
+                present = self.known([uri for uri in uris if uri not in self._absent])
             for start in range(0, len(rows), at_once):
                 part = slice(start, start + at_once)
-                if self.class_rows is not None:
-                    self.class_rows.replace(encodings[part], present)
-                self.store.write(self.name, rows[part])
-                n_new = len(set(uris[part]) - present.keys())
-                if n_new:
-                    self.sidecar.note(n_new)
+                with self.ledger.storing(uris[part]):
+                    if self.class_rows is not None:
+                        self.class_rows.replace(encodings[part], present)
+                    self.store.write(self.name, rows[part])
                 self._absent.difference_update(uris[part])
+
+    def follow(self) -> None:
+        """Go on with a collection that was dropped and created anew since it was opened.
+
+        Raises:
+            CollectionError: it was created with another encoder.
+        """
+        mark = self.store.mark_of(self.name)
+        if not mark or self.sidecar.prefix == f"{mark}/":
+            return
+        sidecar = Sidecar(self.store, self.name)
+        if sidecar.manifest["fingerprint"] != self.sidecar.manifest["fingerprint"]:
+            raise CollectionError(
+                f"the collection {self.name!r} in {self.store.uri} was dropped, and created anew "
+                "with another encoder, since it was opened: open it again"
+            )
+        self.sidecar, self.ledger = sidecar, Ledger(self.store, self.name, sidecar.prefix)
 
     def set_metadata(self, metadata: Mapping[str, Mapping[str, Any]]) -> list[str]:
         """Replace the user's fields of stored photos, and return the uris where they changed.
@@ -163,63 +196,6 @@ class PhotoRows:
                     )
         return changed
 
-    def move(self, pairs: Mapping[str, str]) -> None:
-        """Give stored photos other uris; vectors and the user's fields stay as they are.
-
-        A row that has the new uri is replaced; an old uri that is not stored is passed over.
-
-        Args:
-            pairs: old uri to new.
-
-        Raises:
-            StoreError: Milvus failed; `end_moves` goes on from there.
-            ImageError: a uri that Milvus cannot hold.
-        """
-        at_once = max(1, MESSAGE_BYTES // self.layout.row_bytes)
-        asked, pending = list(pairs), PendingMoves(self.sidecar)
-        with self._lock:
-            for start in range(0, len(asked), at_once):
-                old = self.raw_rows(asked[start : start + at_once])
-                part = {uri: checked_uri(pairs[uri]) for uri in old if pairs[uri] != uri}
-                if not part:
-                    continue
-                pending.note(part)
-                present = self.known(list(part.values()))
-                if self.class_rows is not None:
-                    self.class_rows.delete(list(present))
-                    self.class_rows.copy(part, {uri: len(old[uri]["class_ids"]) for uri in part})
-                self.store.write(
-                    self.name, [self.layout.renamed(old[uri], new) for uri, new in part.items()]
-                )
-                self.sidecar.note(len(part) - len(present))
-                self._absent.difference_update(part.values())
-                self.remove(list(part))
-                pending.done(part)
-
-    def end_moves(self) -> None:
-        """End the moves that an earlier run was killed in.
-
-        Raises:
-            StoreError: Milvus failed.
-        """
-        with self._lock:
-            pending = PendingMoves(self.sidecar)
-            pairs = pending.read()
-            if not pairs:
-                return
-            there = self.known([*pairs, *pairs.values()])
-            for old, new in pairs.items():
-                if new in there and there.get(old) == there[new]:
-                    self.remove(old)
-                elif new not in there and self.class_rows is not None:
-                    self.class_rows.delete([new])
-            pending.done(pairs)
-
-    def under(self, folder: str | os.PathLike[str]) -> list[str]:
-        """Return the uris of stored photos under a folder, by their names alone."""
-        begin = prefixes(folder)
-        return [uri for uri in self.uris() if uri.startswith(begin)]
-
     def named(self, names: Names) -> list[str]:
         """Return the uris that names of photos stand for; see `stored_names`."""
         return stored_names(self.store, self.name, names)
@@ -235,20 +211,23 @@ class PhotoRows:
             SettingsError: something that is no name.
         """
         with self._lock:
-            there = list(self.contents(uris))
-            if there:
-                self.sidecar.note(-len(there))
+            asked = self.named(uris)
+            there = list(self.known(asked))
+            with self.ledger.removing(there, asked):
                 if self.class_rows is not None:
                     self.class_rows.delete(there)
                 self.store.delete(self.name, "uri", there)
         return len(there)
 
-    def get(self, uris: Names, *, vectors: bool = False) -> list[Row | None]:
+    def get(
+        self, uris: Names, *, vectors: bool = False, filter: str | None = None
+    ) -> list[Row | None]:
         """Return the rows of photos, in the order asked for; None for one that is not there.
 
         Args:
             uris: of the photos, one or several; see `stored_names`.
             vectors: fetch the vectors too, for `Row.unpack`.
+            filter: a Milvus filter expression; photos that it keeps out are not there.
 
         Raises:
             StoreError: Milvus failed.
@@ -261,6 +240,7 @@ class PhotoRows:
             asked,
             [*_SHOWN, *(self.layout.vector_fields if vectors else ())],
             row_bytes=self.layout.row_bytes if vectors else 4096,
+            filter=filter,
         )
         return [as_row(self.layout, found[uri]) if uri in found else None for uri in asked]
 
@@ -364,9 +344,48 @@ class PhotoRows:
         """Return the stored vectors of photos; see `StoredVectors.read`."""
         return self._vectors.read(wanted, kinds)
 
+    def has_keypoints(self) -> bool:
+        """Tell whether rows have room for keypoints."""
+        return self.layout.n_keypoints > 0
+
+    @cached_property
+    def graph(self) -> Graph:
+        """The graph of the photos, which `build_graph` makes."""
+        return Graph(self.store, self.name)
+
+    def has_graph(self) -> bool:
+        """Tell whether there is a graph of the photos that can be searched."""
+        return self.graph.ready()
+
     def _row_bytes(self, rows: Sequence[Mapping[str, Any]]) -> int:
         extra = max((len(str(self.layout.metadata_of(row))) for row in rows), default=0)
         return self.layout.row_bytes + 4 * extra
+
+    def info(self) -> dict[str, Any]:
+        """Return what the collection holds and how it was made, as plain JSON values."""
+        about = self.sidecar.manifest
+        index = self.store.index(self.name, "descriptor")
+        model = model_of(self.sidecar)
+        return {
+            "uri": self.store.uri,
+            "collection": self.name,
+            "photos": self.count(),
+            "photos_in_graph": self.graph.count() if self.has_graph() else 0,
+            "milvus": self.store.call("get_server_version"),
+            "index": index.get("index_type"),
+            "metric": index.get("metric_type"),
+            "dim": self.layout.dim,
+            "n_classes": self.layout.n_classes,
+            "n_regions": self.layout.n_regions,
+            "n_keypoints": self.layout.n_keypoints,
+            "precision": self.layout.precision,
+            "class_rows": self.class_rows is not None,
+            "bytes_per_photo": self.layout.row_bytes,
+            "whitening": about["whitening"],
+            "certainty": None if model is None else model.origin,
+            "fingerprint": about["fingerprint"],
+            "settings": about["settings"],
+        }
 
 
 def _must_exist(store: Store, name: str) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # torch takes seconds, and much is done without it
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,200}")
 _FLAT = {"index_type": "FLAT"}
-SIDES = ("encoder", "classes", "augmented")
+SIDES = ("encoder", "ledger", "classes", "augmented", "graph")
 """What the names of side collections end in: the `suffix` of each `SideCollection`."""
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from cwf_milvus.encode.encoding import Encoding
 from cwf_milvus.errors import CollectionError
+from cwf_milvus.method.keypoint_codes import Keypoints
 from cwf_milvus.store.kinds import STORED
 from cwf_milvus.store.layout import Layout
 from cwf_milvus.store.told import Told
@@ -56,6 +57,7 @@ class Row:
         if self.packed is None:
             raise CollectionError(f"{self.uri!r} was fetched without its vectors: ask for them")
         found = self.layout.read(self.packed, STORED)
+        keypoints = found.pop("keypoints", None)
         return Encoding(
             class_ids=self.class_ids,
             class_scores=self.class_scores,
@@ -63,6 +65,7 @@ class Row:
             content=self.content,
             width=self.width,
             height=self.height,
+            keypoints=keypoints if isinstance(keypoints, Keypoints) else None,
             **{name: np.asarray(array, np.float32) for name, array in found.items()},
         )
 

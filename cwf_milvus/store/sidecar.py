@@ -1,9 +1,4 @@
-"""The side collection ``<name>_encoder``: the encoder that a collection comes with, and a ledger.
-
-The ledger is the number of rows that there must be. It is raised after rows are written and lowered
-before they are deleted, so that after any interruption it may be too low, but never too high: fewer
-rows than the ledger says means that rows were lost. Every writer has an entry of its own, and their
-sum counts, so that several may write to a server at a time.
+"""The side collection ``<name>_encoder``: the encoder that a collection comes with.
 
 Every creation writes under its own mark, which the main collection then bears as a property: of two
 programs that create one name at once neither touches what the other wrote, and an interrupted
@@ -15,7 +10,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import uuid
 from typing import TYPE_CHECKING, Any
 
 from pymilvus import CollectionSchema, DataType, MilvusClient
@@ -33,7 +27,8 @@ FORMAT = 3
 _READ = (1, 2, FORMAT)
 _CHUNK_BYTES = 45_000  # 60,000 characters of base64
 _MANIFEST = "manifest"
-_LEDGER = "ledger/"
+_COUNTS = "ledger/"
+_NOTE = "note/"
 _VECTOR = {"vector": [0.0, 0.0]}  # Milvus has no collection without a vector
 
 
@@ -62,9 +57,8 @@ class Sidecar(SideCollection):
                 f"lost its encoder: there is no {self.name!r} beside it"
             )
         store.load(self.name)
+        self._notes: dict[str, dict[str, Any] | None] = {}
         self.prefix = self._found_prefix(store.mark_of(collection))
-        self._noted = 0
-        self._ledger_key = f"{self.prefix}{_LEDGER}{uuid.uuid4().hex}"
         self.manifest = self._read_manifest()
 
     @classmethod
@@ -96,6 +90,7 @@ class Sidecar(SideCollection):
             "dim": encoder.dim,
             "n_classes": encoder.n_classes,
             "n_regions": encoder.n_regions,
+            "n_keypoints": encoder.n_keypoints,
             "whitening": encoder.whitening_origin,
             "settings": encoder.settings.to_dict(),
             "files": {
@@ -148,6 +143,31 @@ class Sidecar(SideCollection):
         """
         return {file: self._read_file(file, known) for file, known in self._files().items()}
 
+    def note_of(self, name: str) -> dict[str, Any] | None:
+        """Return what was noted under a name, read once; None where nothing was.
+
+        Raises:
+            CollectionError: it is damaged.
+        """
+        if name not in self._notes:
+            key = f"{self.prefix}{_NOTE}{name}"
+            found = self.store.fetch(self.name, "key", [key], ["value"])
+            self._notes[name] = self._parsed(key, found) if found else None
+        return self._notes[name]
+
+    def write_note(self, name: str, value: dict[str, Any] | None) -> None:
+        """Note plain JSON values under a name, in place of what was there; None for nothing.
+
+        Raises:
+            StoreError: Milvus failed.
+        """
+        key = f"{self.prefix}{_NOTE}{name}"
+        if value is None:
+            self.store.delete(self.name, "key", [key])
+        else:
+            self.store.write(self.name, [_entry(key, value)])
+        self._notes[name] = value
+
     def verify(self) -> list[str]:
         """Return what is wrong with each damaged part of the encoder."""
         wrong = []
@@ -158,17 +178,22 @@ class Sidecar(SideCollection):
                 wrong.append(str(error))
         return wrong
 
-    def expected(self) -> int:
-        """Return the ledger: how many rows there must at least be."""
-        keys = [row["key"] for row in self.store.scan(self.name, "key")]
-        entries = [key for key in keys if key.startswith(f"{self.prefix}{_LEDGER}")]
+    def counted(self) -> int:
+        """Return how many rows writers of version 0.1 counted; 0 where there were none.
+
+        Each had an entry of its own, so the sum may be wrong either way: `Ledger` has receipts.
+        """
+        entries = self._counts()
         found = self.store.fetch(self.name, "key", entries, ["value"])
         return sum(self._parsed(key, found)["rows"] for key in entries)
 
-    def note(self, rows: int) -> None:
-        """Enter into the ledger that rows were added, or, negative, are about to be deleted."""
-        self._noted += rows
-        self.store.write(self.name, [_entry(self._ledger_key, {"rows": self._noted})])
+    def forget_counts(self) -> None:
+        """Delete the entries of `counted`, once every row has its receipt."""
+        self.store.delete(self.name, "key", self._counts())
+
+    def _counts(self) -> list[str]:
+        keys = [row["key"] for row in self.store.scan(self.name, "key")]
+        return [key for key in keys if key.startswith(f"{self.prefix}{_COUNTS}")]
 
     def _found_prefix(self, mark: str) -> str:
         """Return what the keys begin with: the main collection's mark, if that is told.

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from cwf_milvus.encode.encoding import KINDS, Kind, Stored, Vectors
+from cwf_milvus.encode.encoding import ARRAYS, KINDS, Kind, Stored, Vectors
 from cwf_milvus.encode.kept import LastUsed
+from cwf_milvus.errors import CollectionError
 from cwf_milvus.store.client import Store
-from cwf_milvus.store.kinds import STORED
 from cwf_milvus.store.layout import Layout
 
 _CACHE_BYTES = 256 * 2**20
@@ -47,17 +47,19 @@ class StoredVectors:
             kinds: what is needed; kinds that are there are not fetched.
 
         Returns:
-            By uri. One that was deleted since keeps what it had.
+            By uri. One that was deleted since keeps what it had, and so does one whose vectors are
+            damaged: its `damage` says how.
 
         Raises:
             StoreError: Milvus failed.
-            CollectionError: stored vectors are damaged.
         """
+        damage: dict[str, str] = {}
+        kinds = [kind for kind in KINDS if kind in kinds and self._layout.fields_of([kind])]
         found: dict[str, dict[str, Any]] = {uri: {} for uri in wanted}
         missing: dict[str, set[Kind]] = {}
         for uri, known in wanted.items():
             for kind in known.lacks(kinds):
-                for name in STORED[kind].arrays:
+                for name in ARRAYS[kind]:
                     key = (uri, known.checksum, name)
                     kept = self.cache.get(key) if known.checksum else None
                     if kept is None:
@@ -77,7 +79,16 @@ class StoredVectors:
                 self._layout.fields_of(asked),
                 row_bytes=row_bytes,
             )
-            return {uri: self._layout.read(row, asked) for uri, row in rows.items()}
+            return {uri: read_row(uri, row) for uri, row in rows.items()}
+
+        def read_row(uri: str, row: Mapping[str, Any]) -> dict[str, Stored]:
+            arrays: dict[str, Stored] = {}
+            for kind in asked:
+                try:
+                    arrays |= self._whole(row, kind, len(wanted[uri].class_ids))
+                except CollectionError as error:
+                    damage[uri] = str(error)
+            return arrays
 
         n_threads = _LITE_THREADS if self._store.is_lite else _THREADS
         with ThreadPoolExecutor(n_threads) as threads:
@@ -85,9 +96,26 @@ class StoredVectors:
                 for uri, arrays in part.items():
                     found[uri] |= self._kept(uri, wanted[uri].checksum, arrays)
         return {
-            uri: replace(had, **{n: a for n, a in found[uri].items() if getattr(had, n) is None})
+            uri: replace(
+                had,
+                damage=damage.get(uri, had.damage),
+                **{n: a for n, a in found[uri].items() if getattr(had, n) is None},
+            )
             for uri, had in wanted.items()
         }
+
+    def _whole(self, row: Mapping[str, Any], kind: Kind, n_classes: int) -> dict[str, Stored]:
+        """Return the arrays of a kind; raises `CollectionError` where they are damaged."""
+        arrays = self._layout.read(row, [kind])
+        vectors, boxes = arrays.get("region_vectors"), arrays.get("region_boxes")
+        counts = [
+            ("class", arrays.get("class_vectors"), n_classes, "classes"),
+            ("region", vectors, 0 if boxes is None else len(boxes), "boxes"),
+        ]
+        for what, found, n, others in counts:
+            if found is not None and len(found) != n:
+                raise CollectionError(f"{len(found)} {what} vectors are stored for {n} {others}")
+        return arrays
 
     def _kept(self, uri: str, checksum: str, arrays: Mapping[str, Stored]) -> Mapping[str, Stored]:
         for name, array in arrays.items():

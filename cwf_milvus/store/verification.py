@@ -1,19 +1,25 @@
-"""Is every row of a collection there, and whole?"""
+"""Is every row of a collection there, and whole, and does a search answer as the rows say?"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any
 
 import numpy as np
 
-from cwf_milvus.errors import CollectionError
+from cwf_milvus.errors import CollectionError, StoreError
 from cwf_milvus.store.client import MESSAGE_BYTES
+from cwf_milvus.store.ledger import photo_of
 from cwf_milvus.store.photo_rows import PhotoRows
 from cwf_milvus.store.rows import as_row
 
-_NAMED = 20  # damaged rows that the text names
+_NAMED = 20  # rows of each kind that the text names
+_SEARCHED = 1000  # rows whose descriptors are searched for, spread over all
+_UNEQUAL = 1e-3  # a cosine that is another
+_NOT_FOUND = "found by a scan, not by its key"
 
 
 @dataclass
@@ -22,78 +28,198 @@ class Verification:
 
     Attributes:
         rows: photos that are there.
-        expected: photos that the ledger knows of.
+        expected: photos that must be there, as far as it was noted.
+        lost: how many rows are missing that were stored, and not removed.
+        missing: the uris of those whose names are known: all, but for collections of version 0.1.
+        returned: uris of rows that were removed and are there.
+        unnoted: how many rows are there of which nothing was noted.
         damaged: (uri, reason) of each row that is not whole.
+        searched: stored descriptors that were searched for.
+        index: what is wrong with the vector index.
         encoder: what is wrong with the stored encoder.
+        ledger: what is wrong with the receipts.
         class_rows: what is wrong with the rows of class vectors.
+        graph: what is wrong with the graph.
     """
 
     rows: int
     expected: int
+    lost: int = 0
+    missing: list[str] = field(default_factory=list)
+    returned: list[str] = field(default_factory=list)
+    unnoted: int = 0
     damaged: list[tuple[str, str]] = field(default_factory=list)
+    searched: int = 0
+    index: list[str] = field(default_factory=list)
     encoder: list[str] = field(default_factory=list)
+    ledger: list[str] = field(default_factory=list)
     class_rows: list[str] = field(default_factory=list)
-
-    @property
-    def lost(self) -> int:
-        """How many rows are missing that were stored, and not removed."""
-        return max(0, self.expected - self.rows)
+    graph: list[str] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is lost or damaged."""
-        return not (self.lost or self.damaged or self.encoder or self.class_rows)
+        """Whether nothing is lost, damaged, or back."""
+        parts = (*self.index, *self.encoder, *self.ledger, *self.class_rows, *self.graph)
+        return not (self.lost or self.returned or self.damaged or parts)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values that JSON holds."""
-        return {"ok": self.ok, "lost": self.lost, **asdict(self)}
+        return {"ok": self.ok, **asdict(self)}
 
     def __str__(self) -> str:
         lines = [f"{self.rows} rows, {len(self.damaged)} damaged"]
         if self.lost:
             lines.append(
-                f"{self.lost} rows are lost: {self.expected} were stored. Add the photos again, "
-                "then verify with accept"
+                f"{self.lost} rows are lost: {self.expected} were stored. Add the photos again, or "
+                "give them up: remove them, or verify with accept"
             )
-        if self.rows > self.expected:
+            lines += _named("lost", [repr(uri) for uri in self.missing])
+        if self.returned:
             lines.append(
-                f"{self.rows - self.expected} more rows than were noted: a run was interrupted "
-                "just after it stored them; nothing is lost"
+                f"{len(self.returned)} rows are there that were removed: the removal was "
+                "interrupted, or the rows came back. Remove them again, or verify with accept to "
+                "keep them"
             )
-        lines += [f"damaged: {uri!r}: {reason}" for uri, reason in self.damaged[:_NAMED]]
-        if len(self.damaged) > _NAMED:
-            lines.append(f"and {len(self.damaged) - _NAMED} more damaged rows")
+            lines += _named("removed", [repr(uri) for uri in self.returned])
+        if self.unnoted:
+            lines.append(
+                f"{self.unnoted} more rows than were noted: a run was interrupted just after it "
+                "stored them" + ("; they are noted now" if self.ok else "")
+            )
+        lines += _named("damaged", [f"{uri!r}: {reason}" for uri, reason in self.damaged])
         if self.damaged:
             lines.append("remove the damaged rows, and add their photos again")
-        return "\n".join([*lines, *self.encoder, *self.class_rows, "ok" if self.ok else "not ok"])
+        lines += [*self.index, *self.encoder, *self.ledger, *self.class_rows, *self.graph]
+        return "\n".join([*lines, "ok" if self.ok else "not ok"])
 
 
-def verify(collection: PhotoRows) -> Verification:
-    """Read every row, and compare it with its checksum and the count with the ledger.
+def verify(collection: PhotoRows, *, accept: bool = False) -> Verification:
+    """Read every row, and compare it with its checksum, all with the receipts, and some by search.
+
+    Args:
+        collection: an open collection.
+        accept: take what is there as right from now on.
 
     Raises:
         StoreError: Milvus failed.
     """
-    outcome = Verification(collection.count(), collection.sidecar.expected())
-    outcome.encoder = collection.sidecar.verify()
-    at_once = max(1, MESSAGE_BYTES // collection.layout.row_bytes)
-    uris, n_classes = collection.uris(), 0
+    ledger, counted = collection.ledger, collection.sidecar.counted()
+    account = ledger.account()  # ahead of the rows, as a receipt follows its row
+    owed = {photo for photo in account.stored if account.owes(photo)}
+    at_least = counted - len(account.removed)
+    outcome = Verification(0, max(len(owed), at_least))
+    unnoted: list[str] = []
+    n_classes = n_misfound = 0
+    is_flat = collection.store.index(collection.name, "descriptor").get("index_type") == "FLAT"
+    every = max(1, collection.count() // _SEARCHED)
+    uris, at_once = collection.uris(), max(1, MESSAGE_BYTES // collection.layout.row_bytes)
     while part := list(islice(uris, at_once)):
         rows = collection.raw_rows(part)
-        outcome.damaged += [
-            (uri, "found by a scan, not by its key") for uri in part if uri not in rows
-        ]
-        for uri, raw in rows.items():
-            n_classes += len(raw["class_ids"])
-            reason = _damage(collection, raw)
-            if reason:
-                outcome.damaged.append((uri, reason))
+        reasons = {uri: _damage(collection, rows.get(uri)) for uri in part}
+        outcome.damaged += [(uri, reason) for uri, reason in reasons.items() if reason]
+        sample = [u for i, u in enumerate(part, outcome.rows) if not i % every and not reasons[u]]
+        if is_flat:  # other indexes are not exact
+            outcome.searched += len(sample)
+            n_misfound += len(_misfound(collection, [rows[uri] for uri in sample]))
+        outcome.rows += len(part)
+        n_classes += sum(len(raw["class_ids"]) for raw in rows.values())
+        for uri in part:
+            photo = photo_of(uri)
+            owed.discard(photo)
+            if account.removes(photo):
+                outcome.returned.append(uri)
+            elif photo not in account.stored:
+                unnoted.append(uri)
+    _look_again(collection, outcome, owed, unnoted)
+    outcome.lost = max(len(outcome.missing), at_least - outcome.rows)
+    outcome.unnoted = max(0, len(unnoted) - max(0, counted))
+    outcome.encoder, outcome.ledger = collection.sidecar.verify(), ledger.verify()
+    if n_misfound:
+        outcome.index.append(
+            f"{n_misfound} of {outcome.searched} stored descriptors that were searched for are not "
+            "found as the rows say: the vector index is damaged. Drop it, and open the collection "
+            "again, which makes it anew"
+        )
     if collection.class_rows is not None:
         outcome.class_rows += collection.class_rows.verify(n_classes)
+    outcome.graph = collection.graph.verify()
+    if accept:
+        lost, back = map(photo_of, outcome.missing), map(photo_of, outcome.returned)
+        ledger.settle([*unnoted, *outcome.returned], lost, back)
+        collection.sidecar.forget_counts()
+    elif outcome.ok:
+        with suppress(StoreError):  # a disk may be full, and all is well without
+            ledger.settle(unnoted)
+            collection.sidecar.forget_counts()
     return outcome
 
 
-def _damage(collection: PhotoRows, raw: dict[str, Any]) -> str:
+def _look_again(
+    collection: PhotoRows, outcome: Verification, owed: set[bytes], unnoted: list[str]
+) -> None:
+    """Name the lost, and leave out what others stored or removed while the rows were read."""
+    ledger = collection.ledger
+    names = ledger.names(owed)
+    asked = [*names.values(), *outcome.returned, *unnoted, *(uri for uri, _ in outcome.damaged)]
+    account = ledger.account(map(photo_of, asked))
+    there = collection.contents([*names.values(), *outcome.returned])
+    outcome.missing = sorted(
+        uri for photo, uri in names.items() if account.owes(photo) and uri not in there
+    )
+    outcome.returned = [
+        uri for uri in outcome.returned if account.removes(photo_of(uri)) and uri in there
+    ]
+    unnoted[:] = [
+        uri for uri in unnoted if not {photo_of(uri)} & {*account.stored, *account.removed}
+    ]
+    outcome.damaged = [
+        (uri, reason)
+        for uri, reason in outcome.damaged
+        if reason != _NOT_FOUND or not account.removes(photo_of(uri))
+    ]
+
+
+def _misfound(collection: PhotoRows, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the uris of rows whose descriptors a search does not find as they are.
+
+    A descriptor is its own nearest one, or as near as it; and a hit's score is the product with
+    the descriptor in the hit's row.
+    """
+    asked = {raw["uri"]: np.asarray(raw["descriptor"], np.float32) for raw in rows}
+    asked = {uri: descriptor for uri, descriptor in asked.items() if descriptor.any()}
+    for _ in range(2):  # others may write meanwhile
+        if not asked:
+            break
+        answers = collection.search_vectors(np.stack(list(asked.values())), limit=1)
+        hits = {uri: hit for uri, answer in zip(asked, answers, strict=True) for hit in answer}
+        found = collection.raw_rows([*asked, *(hit.uri for hit in hits.values())])
+        wrong = {}
+        for uri, descriptor in asked.items():
+            hit = hits.get(uri)
+            scores = [
+                float(descriptor @ np.asarray(found[one]["descriptor"], np.float32))
+                for one in (uri, hit.uri if hit else uri)
+                if one in found
+            ]
+            is_right = (
+                hit is not None
+                and hit.score is not None
+                and all(abs(hit.score - score) < _UNEQUAL for score in scores)
+            )
+            if uri in found and not is_right:
+                wrong[uri] = np.asarray(found[uri]["descriptor"], np.float32)
+        asked = wrong
+    return list(asked)
+
+
+def _named(what: str, those: Sequence[str]) -> list[str]:
+    lines = [f"{what}: {one}" for one in those[:_NAMED]]
+    return lines + ([f"and {len(those) - _NAMED} more {what} rows"] if len(those) > _NAMED else [])
+
+
+def _damage(collection: PhotoRows, raw: Mapping[str, Any] | None) -> str:
+    if raw is None:
+        return _NOT_FOUND
     if collection.layout.checksum(raw) != raw["checksum"]:
         return "its checksum is another"
     try:

@@ -21,7 +21,9 @@ from cwf_milvus.evaluation.paper.published import DATASETS, SECONDS, in_words, p
 from cwf_milvus.evaluation.runner import Evaluation, Inputs, evaluate, score_vectors
 from cwf_milvus.method import aggregation, pooling
 from cwf_milvus.method.whitening import Whitening
+from cwf_milvus.search.choose import Expand, Rerank
 from cwf_milvus.search.online import Online
+from cwf_milvus.search.registry import CANDIDATES
 from cwf_milvus.search.seen_again import Cam
 
 TABLES = ("1a", "1b", "2a", "2b")
@@ -105,43 +107,77 @@ class Measure:
     Args:
         inputs: the dataset as the network sees it.
         backbone: the network's name, for the published figures.
-        options: `exact`, `uri` and `token` of `score_vectors`.
+        exact: as in `score_vectors`.
+        uri: as in `score_vectors`.
+        token: as in `score_vectors`.
     """
 
-    def __init__(self, inputs: Inputs, backbone: str, **options: Any) -> None:
+    def __init__(
+        self,
+        inputs: Inputs,
+        backbone: str,
+        *,
+        exact: bool = False,
+        uri: str | None = None,
+        token: str | None = None,
+    ) -> None:
         self.inputs = inputs
         self.backbone = backbone
-        self._options = options
+        self._where: dict[str, Any] = {"exact": exact, "uri": uri, "token": token}
 
-    def vectors(self, method: str, queries: np.ndarray, images: np.ndarray, **about: Any) -> Line:
+    def vectors(
+        self,
+        method: str,
+        queries: np.ndarray,
+        images: np.ndarray,
+        setting: Mapping[str, int] | None = None,
+    ) -> Line:
         """Measure one vector a photo."""
-        result = score_vectors(self.inputs.dataset, queries, images, **self._options)
-        return self.line(method, result, str(images.shape[1]), **about)
+        result = score_vectors(self.inputs.dataset, queries, images, **self._where)
+        return self.line(method, result, str(images.shape[1]), setting)
 
-    def searched(self, encoder: Encoder, **options: Any) -> Evaluation:
-        """Measure a search with stages; the options are those of `runner.evaluate`."""
-        return evaluate(self.inputs, encoder, **self._options, **options)
+    def searched(
+        self,
+        encoder: Encoder,
+        *,
+        rerank: Rerank = None,
+        expand: Expand = None,
+        candidates: int = CANDIDATES,
+    ) -> Evaluation:
+        """Measure a search with stages, as `runner.evaluate` does."""
+        return evaluate(
+            self.inputs,
+            encoder,
+            rerank=rerank,
+            expand=expand,
+            candidates=candidates,
+            **self._where,
+        )
 
-    def line(self, method: str, result: Result, dim: str, **about: Any) -> Line:
+    def line(
+        self, method: str, result: Result, dim: str, setting: Mapping[str, int] | None = None
+    ) -> Line:
         """Return a result as a line with the published figures."""
         figures = in_words(published(method, self.backbone))
-        return Line(method, result.mean_ap, dim, figures, **about)
+        return Line(method, result.mean_ap, dim, figures, setting or {})
 
     def pooled(self, method: str, name: str, whitening: Whitening | None = None) -> Line:
         """Measure a pooling that `methods.POOLED` names, under a method's name."""
-        parts = (
+        queries, images = (
             methods.pooled(places, methods.POOLED[name], whitening)
             for places in (self.inputs.queries, self.inputs.images)
         )
-        return self.vectors(method, *parts)
+        return self.vectors(method, queries, images)
 
-    def offline(self, method: str, n: int, whitening: Whitening, **about: Any) -> Line:
+    def offline(
+        self, method: str, n: int, whitening: Whitening, setting: Mapping[str, int] | None = None
+    ) -> Line:
         """Measure the offline aggregation of n classes."""
-        parts = (
+        queries, images = (
             methods.offline_descriptors(places, n, whitening)
             for places in (self.inputs.queries, self.inputs.images)
         )
-        return self.vectors(method, *parts, **about)
+        return self.vectors(method, queries, images, setting)
 
 
 def table_1a(measures: Sequence[Measure], pca: int = 8) -> Table:

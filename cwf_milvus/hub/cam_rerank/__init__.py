@@ -8,8 +8,8 @@ from .cam_rerank import CamRerank
 def cam_rerank(
     uri: str,
     collection: str,
-    method: str = "regions",
-    expand: int | str = 0,
+    method: str = "auto",
+    expand: int | str = "auto",
     output_fields: Sequence[str] = (),
     device: str | None = None,
 ) -> CamRerank:

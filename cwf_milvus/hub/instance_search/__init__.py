@@ -1,7 +1,6 @@
 """The factory of `ops.cwf.instance_search`, which Towhee calls."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from .instance_search import InstanceSearch
 
@@ -13,7 +12,18 @@ def instance_search(
     filter: str | None = None,
     output_fields: Sequence[str] = (),
     device: str | None = None,
-    **options: Any,
+    rerank: str | Sequence[str] | None = None,
+    expand: str | int | tuple[str, int] | None = None,
+    candidates: int = 200,
+    augmented: bool = False,
+    max_pixels: int | None = None,
 ) -> InstanceSearch:
     """Return the operator; its arguments are those of `cwf_milvus.operators.InstanceSearch`."""
-    return InstanceSearch(uri, collection, limit, filter, output_fields, device, **options)
+    return InstanceSearch(
+        *(uri, collection, limit, filter, output_fields, device),
+        rerank=rerank,
+        expand=expand,
+        candidates=candidates,
+        augmented=augmented,
+        max_pixels=max_pixels,
+    )

@@ -1,3 +1,5 @@
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -12,7 +14,8 @@ from test_collection import TinyEncoder, encoding
 
 from cwf_milvus.collection import InstanceCollection
 from cwf_milvus.errors import CollectionError, StoreError
-from cwf_milvus.store.client import Store, one_of, quoted
+from cwf_milvus.store.client import Store
+from cwf_milvus.store.filters import one_of, quoted
 
 HERE = Path(__file__).parent
 TOKEN = "root:s3cret-Token"
@@ -21,7 +24,7 @@ TOKEN = "root:s3cret-Token"
 def program(code: str) -> list[str]:
     """Return the command that runs code which may use this file's names."""
     start = f"import sys; sys.path[:0] = {[str(HERE), str(HERE.parent)]!r}\n"
-    return [sys.executable, "-c", f"{start}from test_store import *\n{code}"]
+    return [sys.executable, "-c", f"{start}from test_client import *\n{code}"]
 
 
 # Milvus Lite
@@ -296,6 +299,48 @@ def test_a_server_that_is_killed_loses_nothing_and_the_run_goes_on(tmp_path, cap
         assert "Traceback" not in output
     finally:
         server.close()
+
+
+@pytest.mark.server
+def test_the_tests_server_does_not_outlive_tests_that_are_killed(tmp_path):
+    if reason := why_not():
+        pytest.skip(reason)
+    code = f"""
+import os, signal
+server = MilvusServer(Path({str(tmp_path / "milvus")!r}))
+server.start()
+print(server._process.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run(program(code), stdout=subprocess.PIPE, text=True, check=False)
+    group = int(done.stdout)
+    for _ in range(50):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.2)
+    os.killpg(group, signal.SIGKILL)
+    pytest.fail("the server went on without its tests")
+
+
+@pytest.mark.server
+def test_an_alias_opens_its_collection_and_a_released_one_is_loaded_again(server):
+    client = MilvusClient(server.uri)
+    with InstanceCollection.create(server.uri, "aliased", TinyEncoder()) as photos:
+        photos.upsert([encoding()])
+        client.create_alias("aliased", "live")
+        with InstanceCollection.open(server.uri, "live") as same:
+            assert (same.name, same.count(), same.verify().ok) == ("aliased", 1, True)
+        client.release_collection("aliased")
+        ((hit,),) = photos.search_vectors(encoding().descriptor, limit=1)
+        assert hit.uri == "/p/0.jpg"
+        client.release_collection("aliased_ledger")
+        photos.upsert([encoding("/p/1.jpg", 1)])
+        assert photos.verify().ok
+        client.drop_alias("live")
+        photos.drop()
+    client.close()
 
 
 # The filter language

@@ -11,7 +11,7 @@ from cwf_milvus.answers.hits import Match, Matches
 from cwf_milvus.errors import SettingsError
 from cwf_milvus.photos.box import Box
 from cwf_milvus.rerank import Classes, Context, Regions, Stage
-from cwf_milvus.search.choose import chosen_stages
+from cwf_milvus.search.choose import chosen_stages, run_stages
 from cwf_milvus.search.stage import reranked
 
 
@@ -197,3 +197,33 @@ def test_matches_are_made_when_looked_at_and_are_a_sequence_like_any_other():
     assert matches != expected[:1]
     assert pickle.loads(pickle.dumps(matches)) == expected
     assert repr(matches) == repr(tuple(matches))
+
+
+class _Reversed(Stage):
+    """Puts the hits in the opposite order, as an expansion may do with any one of them."""
+
+    name = "reversed"
+
+    def __call__(self, query, hits, context):
+        return reranked(self.name, hits, np.arange(len(hits), dtype=float))
+
+
+def test_a_photo_is_the_first_hit_for_itself_whatever_the_stages():
+    before = [replace(hit("own", 2.0, seed=1, content="own")), *hits(4)]
+    (found,) = run_stages([_Reversed()], [query(content="own")], [before], Context(), 10)
+    assert names(found) == ["own", "hit3", "hit2", "hit1", "hit0"]
+    scores = [one.score for one in found]
+    assert scores == sorted(scores, reverse=True)
+    (other,) = run_stages([_Reversed()], [query(content="")], [before], Context(), 10)
+    assert names(other)[-1] == "own"
+
+
+@pytest.mark.parametrize("stage", [Regions, Classes])
+def test_a_power_of_one_gives_the_mean_of_the_cosines_and_less_is_refused(stage):
+    asked, own = query(), hit("a", 1.0, seed=3)
+    kind = "region_vectors" if stage is Regions else "class_vectors"
+    cosines = getattr(asked.encoding, kind) @ getattr(own.vectors, kind).T
+    (found,) = stage(power=1)(asked, [own], Context())
+    assert found.score == pytest.approx(float(cosines.max(axis=1).mean()), abs=1e-5)
+    with pytest.raises(SettingsError, match=r"power=0\.5"):
+        stage(power=0.5)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import warnings
 
 import pytest
-from cwf_milvus.viz import explain_figure
 from photo_files import saved
 from small_encoders import tiny
 
 from cwf_milvus.cli import main
 from cwf_milvus.collection import InstanceCollection
 from cwf_milvus.errors import BoxError, BoxWarning
+from cwf_milvus.explain import explain_figure
 from cwf_milvus.operators import InstanceSearch
 
 SHARES = (0.1, 0.1, 0.9, 0.9)

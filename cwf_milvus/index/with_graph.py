@@ -1,0 +1,78 @@
+"""What a collection does with the graph of its photos: build it, and ask it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cwf_milvus.store.moves import MovableRows
+
+if TYPE_CHECKING:  # scipy's sparse arrays take a while, and much is done without them
+    from cwf_milvus.index.alike import Duplicates, Neighbour
+    from cwf_milvus.index.graph import GraphReport
+
+
+class PhotosWithGraph(MovableRows):
+    """The rows of a collection, and the graph of its photos."""
+
+    def build_graph(
+        self, *, neighbours: int = 10, verify: bool = True, progress: bool = True
+    ) -> GraphReport:
+        """Build the graph of the photos, for ``expand="graph"``, or bring it up to date.
+
+        Each photo is compared with the 50 whose descriptors are nearest, by squared late
+        interaction, and with the 20 most alike of these by keypoints, where they are stored. A run
+        that was killed goes on where it stopped. Run again after photos were added, changed or
+        removed, it compares those that are new and the neighbours of those that are gone, and
+        leaves the rest.
+
+        Args:
+            neighbours: k, edges that start at a photo, from 1 to 50; with another k than before,
+                all is built anew.
+            verify: count the keypoints that agree; otherwise, or where none are stored, the
+                vectors alone tell.
+            progress: show a progress bar on standard error.
+
+        Raises:
+            SettingsError: a number out of range.
+            StoreError: Milvus failed, or is a server before 2.4, which has no sparse vectors.
+            CollectionError: another program builds it, or stored vectors are damaged.
+        """
+        from cwf_milvus.index.graph import build_graph  # scipy's sparse arrays take a while
+
+        return build_graph(self, neighbours=neighbours, verify=verify, progress=progress)
+
+    def neighbours(self, uri: str, limit: int = 10) -> list[Neighbour]:
+        """Return the photos that resemble a stored one, by the graph, the most alike first.
+
+        Args:
+            uri: of the photo.
+            limit: how many at most; the graph has about 15 of a photo.
+
+        Raises:
+            CollectionError: there is no graph, or the photo is not in it.
+        """
+        from cwf_milvus.index.alike import neighbours  # scipy's sparse arrays take a while
+
+        return neighbours(self, uri, limit)
+
+    def duplicates(self, *, inliers: int = 25, cover: float = 0.5) -> list[Duplicates]:
+        """Return groups of photos that show one scene, the largest group first.
+
+        Photos with the same bytes are always found, photos of the same scene where a graph was
+        built with keypoints.
+
+        Args:
+            inliers: keypoints of two photos of one scene that agree, at least.
+            cover: share of each of them that shows the same, at least, from 0 to 1.
+
+        Raises:
+            SettingsError: a number out of range.
+            StoreError: Milvus failed.
+        """
+        from cwf_milvus.index.alike import duplicates  # scipy's sparse arrays take a while
+
+        return duplicates(self, inliers=inliers, cover=cover)
+
+    def drop_graph(self) -> bool:
+        """Drop the graph; returns whether there was one."""
+        return self.graph.drop()
