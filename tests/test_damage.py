@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pymilvus import MilvusClient
+from test_client import program
 from test_collection import TinyEncoder, encoding
-from test_store import program
 
 from cwf_milvus.answers.hits import Query
 from cwf_milvus.collection import InstanceCollection

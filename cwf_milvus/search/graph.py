@@ -18,7 +18,7 @@ from cwf_milvus.method.diffusion import (
     seed_weights,
 )
 from cwf_milvus.search.gallery import Diffusion
-from cwf_milvus.search.stage import Context, Stage, reranked, stored_of
+from cwf_milvus.search.stage import Context, Stage, is_own, reranked, stored_of
 
 _REACHED = 1000  # photos that the graph may tell of; ten seeds reach some hundred
 
@@ -91,10 +91,7 @@ class GraphExpansion(Stage):
     def _seeds(self, query: Query, hits: Sequence[Hit]) -> dict[str, float]:
         """Return the weights of the best hits."""
         verified = any(hit.inliers is not None for hit in hits)
-        own = query.encoding.content
-        scores = np.array(
-            [np.nan if own and stored_of(hit).content == own else hit.score for hit in hits]
-        )
+        scores = np.array([np.nan if is_own(query, hit) else hit.score for hit in hits])
         count = self.hits or (VERIFIED_SEEDS if verified else SEEDS)
         weights = seed_weights(scores, count, VERIFIED_GAMMA if verified else GAMMA)
         return {hits[i].uri: float(weights[i]) for i in np.flatnonzero(weights).tolist()}
