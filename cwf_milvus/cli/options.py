@@ -30,6 +30,7 @@ def collection_options(command: argparse.ArgumentParser) -> None:
     """Add --uri and --collection."""
     command.add_argument(
         "--uri",
+        type=os.path.expanduser,  # also after an =, where no shell does it
         default=os.environ.get("CWF_MILVUS_URI", "photos.db"),
         metavar="URI",
         help="a .db path (Milvus Lite) or http(s)://host:port (%(default)s)",
