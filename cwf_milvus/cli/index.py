@@ -21,7 +21,8 @@ from cwf_milvus.cli.options import (
     quiet_option,
     token,
 )
-from cwf_milvus.errors import MismatchError, quoted
+from cwf_milvus.errors import MismatchError, SettingsError, quoted
+from cwf_milvus.index.report import Report
 from cwf_milvus.text import printable
 
 
@@ -34,7 +35,12 @@ def add_index(commands: Any) -> None:
         "add photos to a collection, creating it if need be; skips what is there",
     )
     command.add_argument(
-        "photos", nargs="+", metavar="PHOTOS", help="files, folders, globs or fsspec urls"
+        "photos", nargs="*", metavar="PHOTOS", help="files, folders, globs or fsspec urls"
+    )
+    command.add_argument(
+        "--upgrade",
+        action="store_true",
+        help="in place of PHOTOS, add keypoints to the stored photos of a collection made without",
     )
     collection_options(command)
     command.add_argument(
@@ -117,6 +123,13 @@ def run(arguments: argparse.Namespace) -> int:
     from cwf_milvus.index.indexing import check_inputs
     from cwf_milvus.photos.formats import READ
 
+    if arguments.upgrade == bool(arguments.photos):
+        raise SettingsError("name the photos to index, or give --upgrade without any")
+    if arguments.upgrade:
+        with InstanceCollection.open(
+            arguments.uri, arguments.collection, token=token()
+        ) as collection:
+            return _told(collection.upgrade(progress=not arguments.quiet))
     settings = _encoder_settings(arguments)
     place = (arguments.uri, arguments.collection)
     there = InstanceCollection.exists(*place, token=token())
@@ -159,6 +172,11 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if not report.n_photos:
         print(f"no photo found: {READ}", file=sys.stderr)
+    return _told(report)
+
+
+def _told(report: Report) -> int:
+    """Print what became of the photos; returns the exit status."""
     for uri, reason in report.failed[:20]:
         named = uri in reason or quoted(uri) in reason
         print(

@@ -112,6 +112,13 @@ class EncoderSettings:
         if value not in allowed:
             raise SettingsError(f"{name}={value!r}: give one of {', '.join(map(repr, allowed))}")
 
+    @property
+    def at_least(self) -> int | None:
+        """Longest side in pixels that a photo must keep when it is decoded; None for all."""
+        if self.paper_compat or self.resize != "longest":
+            return None
+        return 2 * max(self.image_size, self.class_image_size or 0)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain values that JSON holds."""
         return asdict(self)
