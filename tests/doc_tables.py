@@ -15,7 +15,8 @@ def stages_table() -> str:
     """Return a table of the stages that can be asked for by name."""
     rows = ["| asked for by | score | reads |", "|---|---|---|"]
     for name, stage in STAGES.items():
-        reads = " and ".join(stage.needs) or "the photo itself"
+        beside = "the graph" if stage.option == "expand" else "the photo itself"
+        reads = " and ".join(stage.needs) or beside
         rows.append(f'| `{stage.option}="{name}"` | {stage.about} | {reads} |')
     return "\n".join(rows) + "\n"
 

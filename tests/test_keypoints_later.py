@@ -9,9 +9,12 @@ import pytest
 from PIL import Image as PilImage
 from small_encoders import CHELSEA, COFFEE, ROCKET, tiny
 
+from cwf_milvus.cli.program import main
 from cwf_milvus.collection import InstanceCollection
 from cwf_milvus.encode.encoder import Encoder
+from cwf_milvus.encode.settings import COMPACT
 from cwf_milvus.index import upgrade
+from cwf_milvus.store.layout import Layout
 
 PHOTOS = {"chelsea": CHELSEA, "coffee": COFFEE, "part": CHELSEA[:, 80:400], "rocket": ROCKET}
 
@@ -110,6 +113,24 @@ def test_after_an_interruption_all_rows_are_whole_and_a_further_run_goes_on(plac
         report = photos.upgrade(progress=False)
         assert (report.updated, report.skipped) == (2, 2)
         assert photos.verify().ok
+
+
+def test_the_command_line_upgrades_and_says_what_it_did(place, capsys):
+    uri, name = place
+    where = ["--uri", uri, "--collection", name, "--quiet"]
+    assert main(["index", "--upgrade", *where]) == 0
+    assert "4 updated" in capsys.readouterr().out
+    assert main(["index", *where]) == 2
+    assert main(["index", "--upgrade", "photos", *where]) == 2
+    assert "--upgrade without any" in capsys.readouterr().err
+
+
+def test_a_compact_row_takes_at_most_30_kb():
+    encoder = tiny(whitening=None, **COMPACT)
+    layout = Layout(1024, encoder.n_classes, encoder.n_regions, "int4", encoder.n_keypoints)
+    assert layout.row_bytes <= 30_000
+    (photo,) = encoder.encode([CHELSEA])
+    assert (len(photo.region_vectors), len(photo.class_ids)) == (10, 1)
 
 
 def test_photos_are_added_and_told_about_after_an_upgrade(place, tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cwf_milvus.cli.options import (
     OK,
@@ -22,8 +22,10 @@ from cwf_milvus.cli.options import (
     token,
 )
 from cwf_milvus.errors import MismatchError, SettingsError, quoted
-from cwf_milvus.index.report import Report
 from cwf_milvus.text import printable
+
+if TYPE_CHECKING:  # --help need not wait for what reads photos
+    from cwf_milvus.index.report import Report
 
 
 def add_index(commands: Any) -> None:
@@ -87,6 +89,11 @@ def add_index(commands: Any) -> None:
         choices=("classes", "regions", "both"),
         help="what the descriptor sums; classes is the paper's offline aggregation",
     )
+    made.add_argument(
+        "--compact",
+        action="store_true",
+        help="at most 30 kB a photo: fewer regions and keypoints, and one class",
+    )
     made.add_argument("--dim", type=int, metavar="D", help="dimensions of every vector")
     whitening = made.add_mutually_exclusive_group()
     whitening.add_argument(
@@ -106,8 +113,9 @@ def add_index(commands: Any) -> None:
     )
     made.add_argument(
         "--precision",
-        choices=("int8", "float16"),
-        help="of the stored class and region vectors (int8; float16 takes twice the room)",
+        choices=("int4", "int8", "float16"),
+        help="of the stored class and region vectors (int4; int8 takes twice the room, float16 "
+        "four times)",
     )
     made.add_argument(
         "--paper-compat", action="store_true", help="do as the paper's scripts where they differ"
@@ -207,6 +215,10 @@ def _encoder_settings(arguments: argparse.Namespace) -> dict[str, Any]:
         for option, setting in _SETTINGS.items()
         if getattr(arguments, option) is not None
     }
+    if arguments.compact:
+        from cwf_milvus.encode.settings import COMPACT  # --help need not wait for numpy
+
+        settings = {**COMPACT, **settings}
     return settings | ({"paper_compat": True} if arguments.paper_compat else {})
 
 
