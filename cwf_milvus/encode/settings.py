@@ -170,10 +170,7 @@ def _whole_number(value: Any, least: int = 1, most: int | None = None) -> int:
 
 
 def _pixels(value: Any) -> int:
-    return _whole_number(value, COMPACT: dict[str, Any] = {"region_levels": (1, 3), "n_classes": 1, "keypoints": 460}
-"""What makes a photo take at most 30 kB, for .01 to .02 of mAP (docs/milvus.md)."""
-
-_FEWEST_PIXELS, _MOST_PIXELS)
+    return _whole_number(value, _FEWEST_PIXELS, _MOST_PIXELS)
 
 
 def _keypoints(value: Any) -> int:
