@@ -220,7 +220,10 @@ def test_matched_points_are_joined_by_lines_between_query_and_hit(tmp_path):
 def test_a_region_is_dashed_and_what_was_verified_is_framed_solidly(tmp_path):
     page_ = saved(
         tmp_path,
-        Hits(query(), [verified(), verified(framed_by="region", polygon=None, inliers=0)]),
+        Hits(
+            query(),
+            [verified(), verified(framed_by="region", polygon=None, points=None, inliers=0)],
+        ),
     )
     shares = []
     for shown in (page_.images[1], page_.images[-1]):
