@@ -158,7 +158,7 @@ def test_the_table_of_stages_is_what_the_code_has() -> None:
 
 @pytest.mark.parametrize("name", sorted(STAGES))
 def test_a_stage_needs_what_is_said_of_it(name: str) -> None:
-    (stage,) = chosen_stages(**{"rerank": "none", STAGES[name].option: name})
+    (stage,) = chosen_stages(**{"rerank": "none", "expand": "none", STAGES[name].option: name})
     assert set(stage.needed) == set(STAGES[name].needs)
 
 

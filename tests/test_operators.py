@@ -356,7 +356,9 @@ def test_threads_that_insert_the_same_photos_store_each_once(folder: Path) -> No
 
 def test_rows_hold_id_score_and_the_fields_asked_for(place: tuple[str, str, Path]) -> None:
     uri, name, photos = place
-    search = InstanceSearch(uri, name, limit=2, output_fields=["year", "width", "box"])
+    search = InstanceSearch(
+        uri, name, limit=2, output_fields=["year", "width", "box"], rerank="none", expand="none"
+    )
     rows = search(photos / "cup.png", (80, 14, 478, 390))
     assert [len(row) for row in rows] == [5, 5]
     assert rows[0][0] == str(photos / "cup.png")
@@ -380,7 +382,7 @@ def test_descriptors_from_the_chain_search_as_their_photos_do(
     features, class_maps, _ = CamVggEmbed(**EMBED)([CHELSEA, COFFEE])
     pool = ClassWeightPool(region_levels=SMALL["region_levels"])
     descriptors = PcaWhiten(f"{uri}#{name}")(*pool(features, class_maps))
-    search = InstanceSearch(uri, name, limit=3, filter="year > 1999")
+    search = InstanceSearch(uri, name, limit=3, filter="year > 1999", rerank="none", expand="none")
     for by_vector, by_photo in zip(search(descriptors), search([CHELSEA, COFFEE]), strict=True):
         assert [row[0] for row in by_vector] == [row[0] for row in by_photo]
         assert [row[1] for row in by_vector] == pytest.approx(
@@ -396,7 +398,7 @@ def test_a_descriptor_is_refused_where_only_a_photo_will_do(
     with pytest.raises(SettingsError, match="rerank"):
         InstanceSearch(uri, name, rerank="regions")(descriptor)
     with pytest.raises(SettingsError, match="a box"):
-        InstanceSearch(uri, name)(descriptor, np.array([0, 0, 9, 9]))
+        InstanceSearch(uri, name, rerank="none", expand="none")(descriptor, np.array([0, 0, 9, 9]))
 
 
 def test_a_filter_leaves_only_what_it_says(place: tuple[str, str, Path]) -> None:
@@ -418,7 +420,7 @@ def test_hits_are_reranked_as_the_collections_own_search_does(
 ) -> None:
     uri, name, photos = place
     box = (80, 14, 478, 390)
-    given = InstanceSearch(uri, name)(photos / "cup.png", box)[::-1]
+    given = InstanceSearch(uri, name, rerank="none", expand="none")(photos / "cup.png", box)[::-1]
     rerank = CamRerank(uri, name, method=method, output_fields=["box"])
     rows = rerank(photos / "cup.png", box, given)
     expected = rerank.photos.search(photos / "cup.png", box=box, rerank=method)
