@@ -173,7 +173,7 @@ def test_photos_with_other_edges_have_changed_and_no_others():
 
 
 def test_inliers_count_from_6_to_25():
-    added = verified(np.full(5, 0.2), np.array([0, 5, 15, 25, 900]))
+    added = verified(np.full(5, 0.2), np.array([0, 5, 15, 25, 900], np.uint16))
     np.testing.assert_allclose(added, [0.2, 0.2, 0.25, 0.3, 0.3])
 
 

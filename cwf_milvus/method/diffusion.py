@@ -31,7 +31,7 @@ def verified(similarities: np.ndarray, inliers: np.ndarray) -> np.ndarray:
         similarities: squared late interaction, of pairs of photos or of a query and its hits.
         inliers: of the same shape; 0 where nothing was verified.
     """
-    return similarities + 0.1 * np.clip((np.asarray(inliers) - 5) / 20, 0, 1)
+    return similarities + 0.1 * np.clip((np.asarray(inliers, np.float64) - 5) / 20, 0, 1)
 
 
 def nearest_edges(similarities: sparse.sparray, neighbours: int = NEIGHBOURS) -> sparse.csr_array:

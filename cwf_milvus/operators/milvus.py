@@ -166,7 +166,9 @@ class InstanceSearch(Operator):
         many = listed(images)
         boxes = [_box(one) for one in as_many(box, len(many), is_list(images), "boxes")]
         if many and all(_is_descriptor(one) for one in many):
-            asked = [name for name, value in self._of_photos.items() if value]
+            # the best there is, of a descriptor, is the bare search
+            asked = [n for n, value in self._of_photos.items() if value not in (None, "none", AUTO)]
+            asked = [name for name in asked if self._of_photos[name] is not False]
             if asked or any(one is not None for one in boxes):
                 raise SettingsError(
                     f"a descriptor was asked for with {', '.join(asked) or 'a box'}, which "
