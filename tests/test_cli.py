@@ -350,10 +350,10 @@ def test_search_prints_a_table_of_the_best_first(run, folder, uri):
     status, out, err = run("search", folder / "001.png", "--uri", uri, "--limit", "3")
     assert (status, err) == (0, "")
     header, *lines = out.splitlines()
-    assert header.split() == ["rank", "score", "points", "photo", "shared", "classes"]
+    assert header.split() == ["rank", "score", "certainty", "points", "photo", "shared", "classes"]
     assert len(lines) == 3
     assert lines[0].split()[0] == "1"
-    assert lines[0].split()[3] == str(folder / "001.png")
+    assert lines[0].split()[4] == str(folder / "001.png")
 
 
 def test_search_takes_several_queries_each_with_a_box_or_none(run, folder, uri):

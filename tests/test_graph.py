@@ -14,6 +14,7 @@ from cwf_milvus.encode.encoding import Encoding
 from cwf_milvus.errors import CollectionError, SettingsError, StoreError
 from cwf_milvus.evaluation.arrays import ArrayCollection
 from cwf_milvus.index import graph as building
+from cwf_milvus.index.comparing import similarities
 from cwf_milvus.rerank import Regions
 from cwf_milvus.search.graph import GraphExpansion
 from cwf_milvus.search.search import search_queries
@@ -280,9 +281,7 @@ def test_a_photo_without_vectors_is_in_the_graph_without_an_edge(photos):
 
 
 def test_numbers_that_are_not_finite_are_no_edges():
-    found = building.similarities(
-        np.full((2, 4), np.nan, np.float32), [np.ones((1, 4), np.float32), None]
-    )
+    found = similarities(np.full((2, 4), np.nan, np.float32), [np.ones((1, 4), np.float32), None])
     assert found.tolist() == [0, 0]
 
 

@@ -90,8 +90,13 @@ def test_libtiff_writes_nothing_on_its_own(make, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_log_lines_of_pillow_are_warnings_too(caplog):
+def test_log_lines_of_pillow_are_warnings_too(caplog, monkeypatch):
     log = logging.getLogger("PIL.TiffImagePlugin")
+    # as another library may leave them, in tests before this one
+    monkeypatch.setattr(log, "disabled", False)
+    monkeypatch.setattr(logging.root.manager, "disable", 0)
+    monkeypatch.setattr(log, "level", logging.WARNING)
+    log.manager._clear_cache()
     from cwf_milvus.photos import warned
 
     with warnings.catch_warnings(record=True) as caught, warned.named("a.tif"):
