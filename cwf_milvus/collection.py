@@ -212,6 +212,12 @@ class InstanceCollection(PhotosWithGraph):
             max_pixels=max_pixels,
         )
 
+    def upgrade(self, *, progress: bool = True) -> Report:
+        """Add keypoints to stored photos, of a collection made without; see `add_keypoints`."""
+        from cwf_milvus.index.upgrade import add_keypoints  # OpenCV takes a while
+
+        return add_keypoints(self, progress=progress)
+
     @overload
     def search(  # type: ignore[overload-overlap]  # a list is an object too
         self,

@@ -135,13 +135,13 @@ def test_the_code_of_a_page_runs_from_top_to_bottom(
 
 def test_the_sizes_of_a_row_are_those_that_the_code_has() -> None:
     rows = re.findall(
-        r"^\| (\d+) \| (\d+) \| (\d+) \| (\w+) \| ([\d,]+) \| ([\d.]+) GB \| (\d+) GB \|$",
-        TEXTS["docs/milvus.md"],
+        r"^\| (\d+) \| (\d+) \| (\d+) \| (\d+) \| (\w+) \| ([\d,]+) \| ([\d.]+) GB \| (\d+) GB \|$",
+        TEXTS["docs/milvus.md"].replace("**", ""),
         re.MULTILINE,
     )
-    assert len(rows) == 6
-    for dim, n_classes, n_regions, precision, photo, descriptors, everything in rows:
-        layout = Layout(int(dim), int(n_classes), int(n_regions), precision)
+    assert len(rows) == 8
+    for dim, n_classes, n_regions, keypoints, precision, photo, descriptors, everything in rows:
+        layout = Layout(int(dim), int(n_classes), int(n_regions), precision, int(keypoints))
         assert int(photo.replace(",", "")) == layout.row_bytes
         assert float(descriptors) == round(4 * layout.dim / 1000, 1)
         assert int(everything) == round(layout.row_bytes / 1000)

@@ -191,6 +191,57 @@ def test_the_matched_box_is_drawn_where_it_is_in_the_hits_own_pixels(tmp_path):
         assert not is_colour(shown[y, x])
 
 
+def verified(**fields: Any) -> Hit:
+    points = np.array([[20, 20, 30, 40], [200, 100, 210, 120], [300, 250, 310, 270]], np.float32)
+    corners = ((100.0, 100.0), (300.0, 100.0), (300.0, 200.0), (100.0, 200.0))
+    about = {
+        "width": 451,
+        "height": 300,
+        "box": Box(100, 100, 300, 200),
+        "framed_by": "keypoints",
+        "polygon": corners,
+        "inliers": 3,
+        "points": points,
+    }
+    return hit(PHOTOS / "chelsea.png", **{**about, **fields})
+
+
+def test_matched_points_are_joined_by_lines_between_query_and_hit(tmp_path):
+    page_ = saved(tmp_path, Hits(query(), [verified()]))
+    assert "3 points agree" in page_.text
+    pair = picture(page_.images[-1])
+    assert pair.width > 1.9 * picture(page_.images[1]).width
+    assert "beside the hit" in page_.images[-1]["alt"]
+    plain = saved(tmp_path, Hits(query(), [verified(points=None, polygon=None, inliers=0)]))
+    assert len(plain.images) == 2
+    assert "No points agree" in plain.text
+
+
+def test_a_region_is_dashed_and_what_was_verified_is_framed_solidly(tmp_path):
+    page_ = saved(
+        tmp_path,
+        Hits(
+            query(),
+            [verified(), verified(framed_by="region", polygon=None, points=None, inliers=0)],
+        ),
+    )
+    shares = []
+    for shown in (page_.images[1], page_.images[-1]):
+        small = picture(shown).convert("RGB")
+        y = round(100 * small.height / 300)
+        xs = range(round(110 * small.width / 451), round(290 * small.width / 451))
+        shares.append(np.mean([is_colour(small.getpixel((x, y))) for x in xs]))
+    assert shares[0] > 0.9
+    assert 0.3 < shares[1] < 0.8
+
+
+def test_a_query_without_a_photo_has_its_matched_points_counted_alone(tmp_path):
+    bare = Query(encoding(), "like a.jpg")
+    page_ = saved(tmp_path, Hits(bare, [verified()]))
+    assert "3 points agree" in page_.text
+    assert len(page_.images) == 1
+
+
 def test_the_querys_box_is_drawn_on_the_query(tmp_path):
     hits = Hits(query(box=Box(0, 0, 451 / 2, 300)), [])
     shown = np.asarray(picture(saved(tmp_path, hits).images[0]))

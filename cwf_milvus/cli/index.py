@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cwf_milvus.cli.options import (
     OK,
@@ -21,8 +21,11 @@ from cwf_milvus.cli.options import (
     quiet_option,
     token,
 )
-from cwf_milvus.errors import MismatchError, quoted
+from cwf_milvus.errors import MismatchError, SettingsError, quoted
 from cwf_milvus.text import printable
+
+if TYPE_CHECKING:  # --help need not wait for what reads photos
+    from cwf_milvus.index.report import Report
 
 
 def add_index(commands: Any) -> None:
@@ -34,7 +37,12 @@ def add_index(commands: Any) -> None:
         "add photos to a collection, creating it if need be; skips what is there",
     )
     command.add_argument(
-        "photos", nargs="+", metavar="PHOTOS", help="files, folders, globs or fsspec urls"
+        "photos", nargs="*", metavar="PHOTOS", help="files, folders, globs or fsspec urls"
+    )
+    command.add_argument(
+        "--upgrade",
+        action="store_true",
+        help="in place of PHOTOS, add keypoints to the stored photos of a collection made without",
     )
     collection_options(command)
     command.add_argument(
@@ -81,6 +89,11 @@ def add_index(commands: Any) -> None:
         choices=("classes", "regions", "both"),
         help="what the descriptor sums; classes is the paper's offline aggregation",
     )
+    made.add_argument(
+        "--compact",
+        action="store_true",
+        help="at most 30 kB a photo: fewer regions and keypoints, and one class",
+    )
     made.add_argument("--dim", type=int, metavar="D", help="dimensions of every vector")
     whitening = made.add_mutually_exclusive_group()
     whitening.add_argument(
@@ -100,8 +113,9 @@ def add_index(commands: Any) -> None:
     )
     made.add_argument(
         "--precision",
-        choices=("int8", "float16"),
-        help="of the stored class and region vectors (int8; float16 takes twice the room)",
+        choices=("int4", "int8", "float16"),
+        help="of the stored class and region vectors (int4; int8 takes twice the room, float16 "
+        "four times)",
     )
     made.add_argument(
         "--paper-compat", action="store_true", help="do as the paper's scripts where they differ"
@@ -117,6 +131,13 @@ def run(arguments: argparse.Namespace) -> int:
     from cwf_milvus.index.indexing import check_inputs
     from cwf_milvus.photos.formats import READ
 
+    if arguments.upgrade == bool(arguments.photos):
+        raise SettingsError("name the photos to index, or give --upgrade without any")
+    if arguments.upgrade:
+        with InstanceCollection.open(
+            arguments.uri, arguments.collection, token=token()
+        ) as collection:
+            return _told(collection.upgrade(progress=not arguments.quiet))
     settings = _encoder_settings(arguments)
     place = (arguments.uri, arguments.collection)
     there = InstanceCollection.exists(*place, token=token())
@@ -159,6 +180,11 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if not report.n_photos:
         print(f"no photo found: {READ}", file=sys.stderr)
+    return _told(report)
+
+
+def _told(report: Report) -> int:
+    """Print what became of the photos; returns the exit status."""
     for uri, reason in report.failed[:20]:
         named = uri in reason or quoted(uri) in reason
         print(
@@ -189,6 +215,10 @@ def _encoder_settings(arguments: argparse.Namespace) -> dict[str, Any]:
         for option, setting in _SETTINGS.items()
         if getattr(arguments, option) is not None
     }
+    if arguments.compact:
+        from cwf_milvus.encode.settings import COMPACT  # --help need not wait for numpy
+
+        settings = {**COMPACT, **settings}
     return settings | ({"paper_compat": True} if arguments.paper_compat else {})
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +15,8 @@ from cwf_milvus.encode.describe import describe, encodings, whiten
 from cwf_milvus.encode.encoding import Encoding
 from cwf_milvus.encode.fitting import fit_whitenings, readable
 from cwf_milvus.encode.network import Network
-from cwf_milvus.encode.saved import Saved, read_folder, write_folder
-from cwf_milvus.encode.settings import default_settings, fingerprinted
+from cwf_milvus.encode.saved import Saved, fingerprint_of, read_folder, write_folder
+from cwf_milvus.encode.settings import default_settings
 from cwf_milvus.encode.views import Prepared
 from cwf_milvus.encode.whitenings import Whitenings
 from cwf_milvus.errors import MismatchError, SettingsError, WhiteningError
@@ -118,15 +116,7 @@ class Encoder(Network):
     @property
     def fingerprint(self) -> str:
         """SHA-256, in hex, of all that can change a vector: settings, weights, whitening."""
-        what = json.dumps(
-            {
-                "settings": fingerprinted(self.settings),
-                "weights": self.weights_digest,
-                "whitening": self.whitenings.digest if self.whitenings else None,
-            },
-            sort_keys=True,
-        )
-        return hashlib.sha256(what.encode()).hexdigest()
+        return fingerprint_of(self.settings, self.weights_digest, self.whitenings)
 
     # Encoding
 

@@ -99,9 +99,7 @@ class Network:
     @property
     def at_least(self) -> int | None:
         """Longest side in pixels that a photo must keep when it is decoded; None for all."""
-        if self.settings.paper_compat or self.settings.resize != "longest":
-            return None
-        return 2 * max(self.settings.image_size, self.settings.class_image_size or 0)
+        return self.settings.at_least
 
     # From a name to what the network takes
 

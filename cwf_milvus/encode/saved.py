@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cwf_milvus.encode.settings import EncoderSettings
+from cwf_milvus.encode.settings import EncoderSettings, fingerprinted
 from cwf_milvus.encode.whitenings import Whitenings
 from cwf_milvus.errors import SettingsError
 
@@ -33,6 +34,12 @@ class Saved:
     weights_digest: str
     fingerprint: str
     whitenings: Whitenings | None
+
+    def with_keypoints(self, n: int) -> Saved:
+        """Return what the files of the same encoder say that keeps n keypoints of a photo."""
+        settings = replace(self.settings, keypoints=n)
+        changed = fingerprint_of(settings, self.weights_digest, self.whitenings)
+        return replace(self, settings=settings, fingerprint=changed)
 
     def to_files(self) -> dict[str, bytes]:
         """Return the files by name."""
@@ -82,6 +89,18 @@ class Saved:
         data = files.get(WHITENING_FILE)
         whitenings = None if data is None else Whitenings.from_bytes(data, name=name)
         return cls(settings, weights, digest, fingerprint, whitenings)
+
+
+def fingerprint_of(
+    settings: EncoderSettings, weights_digest: str, whitenings: Whitenings | None
+) -> str:
+    """Return SHA-256, in hex, of all that can change a vector: settings, weights, whitening."""
+    what = {
+        "settings": fingerprinted(settings),
+        "weights": weights_digest,
+        "whitening": whitenings.digest if whitenings else None,
+    }
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
 
 def write_folder(files: Mapping[str, bytes], folder: str | Path) -> Path:

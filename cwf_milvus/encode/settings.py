@@ -13,6 +13,9 @@ from cwf_milvus.method.keypoint_codes import MAX_KEYPOINTS
 Resize = Literal["longest", "shortest", "squash"]
 Descriptor = Literal["classes", "regions", "both"]
 
+COMPACT: dict[str, Any] = {"region_levels": (1, 3), "n_classes": 1, "keypoints": 460}
+"""What makes a photo take at most 30 kB, for .01 to .02 of mAP (docs/milvus.md)."""
+
 _FEWEST_PIXELS, _MOST_PIXELS = 32, 8192  # above, a mistyped size fills the memory
 _MOST_REGIONS = 1024
 
@@ -111,6 +114,13 @@ class EncoderSettings:
         value = getattr(self, name)
         if value not in allowed:
             raise SettingsError(f"{name}={value!r}: give one of {', '.join(map(repr, allowed))}")
+
+    @property
+    def at_least(self) -> int | None:
+        """Longest side in pixels that a photo must keep when it is decoded; None for all."""
+        if self.paper_compat or self.resize != "longest":
+            return None
+        return 2 * max(self.image_size, self.class_image_size or 0)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain values that JSON holds."""

@@ -89,7 +89,9 @@ def index_photos(
             with (
                 _Writer(collection, journal, bar) as writer,
                 closing(
-                    _readable(collection, items, notes, workers or _workers(), writer, max_pixels)
+                    _readable(
+                        collection, items, notes, workers or worker_count(), writer, max_pixels
+                    )
                 ) as ready,
             ):
                 for batch in batches(ready, size, _grid):
@@ -129,7 +131,8 @@ def _plan(
     return items, folders, Metadata.read(metadata, folders), passed
 
 
-def _workers() -> int:
+def worker_count() -> int:
+    """Return how many threads read and decode: one a core, at most 16."""
     return min(16, os.cpu_count() or 1)
 
 

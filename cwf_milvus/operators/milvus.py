@@ -16,7 +16,7 @@ from cwf_milvus.operators.common import Operator, as_many, as_photo, is_list, li
 from cwf_milvus.photos.images import load_image
 from cwf_milvus.photos.sources import uri_of
 from cwf_milvus.search.choose import Expand, Rerank, chosen_stages, run_stages
-from cwf_milvus.search.registry import AUTO, CANDIDATES
+from cwf_milvus.search.registry import AUTO, CANDIDATES, NONE
 from cwf_milvus.search.search import as_hit, ask
 from cwf_milvus.search.stage import Context
 from cwf_milvus.sharing import shared_collection
@@ -166,9 +166,8 @@ class InstanceSearch(Operator):
         many = listed(images)
         boxes = [_box(one) for one in as_many(box, len(many), is_list(images), "boxes")]
         if many and all(_is_descriptor(one) for one in many):
-            # the best there is, of a descriptor, is the bare search
-            asked = [n for n, value in self._of_photos.items() if value not in (None, "none", AUTO)]
-            asked = [name for name in asked if self._of_photos[name] is not False]
+            bare = (AUTO, NONE, None, False)  # the best that a descriptor can do is the bare search
+            asked = [name for name, value in self._of_photos.items() if value not in bare]
             if asked or any(one is not None for one in boxes):
                 raise SettingsError(
                     f"a descriptor was asked for with {', '.join(asked) or 'a box'}, which "

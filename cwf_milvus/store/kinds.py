@@ -7,7 +7,7 @@ A further kind is named in three places, one a room: in `encode.encoding.KINDS` 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from cwf_milvus.encode.encoding import Encoding, Kind, Stored
 from cwf_milvus.method.keypoint_codes import (
     PACKED_HEADER,
     PACKED_KEYPOINT,
+    Keypoints,
     pack_keypoints,
     unpack_keypoints,
 )
@@ -178,14 +179,8 @@ class StoredKeypoints(StoredKind):
         names = self.fields(room)
         if not names:
             return {}
-        text = ""
-        if encoding.keypoints is not None:
-            kept = encoding.keypoints[: room.most["keypoints"]]
-            text = pybase64.b64encode_as_string(pack_keypoints(kept))
-        return {
-            name: Text(text[i * FIELD_BYTES : (i + 1) * FIELD_BYTES])
-            for i, name in enumerate(names)
-        }
+        kept = encoding.keypoints
+        return keypoint_texts(None if kept is None else kept[: room.most["keypoints"]], names)
 
     def read(self, row: Mapping[str, Any], room: Room) -> dict[str, Stored]:
         """Return them; nothing for a photo whose keypoints were not looked for."""
@@ -195,6 +190,18 @@ class StoredKeypoints(StoredKind):
     def _characters(self, room: Room) -> int:
         most = room.most["keypoints"]
         return 4 * -(-(PACKED_HEADER + PACKED_KEYPOINT * most) // 3) if most else 0
+
+
+def keypoint_texts(keypoints: Keypoints | None, names: Sequence[str]) -> dict[str, str]:
+    """Return the values of the fields of a photo's keypoints; all empty for None.
+
+    Raises:
+        CollectionError: numbers that are not finite.
+    """
+    text = "" if keypoints is None else pybase64.b64encode_as_string(pack_keypoints(keypoints))
+    return {
+        name: Text(text[i * FIELD_BYTES : (i + 1) * FIELD_BYTES]) for i, name in enumerate(names)
+    }
 
 
 STORED: dict[Kind, StoredKind] = {

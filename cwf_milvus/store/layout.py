@@ -36,6 +36,8 @@ class Layout:
         n_regions: the most region vectors that a photo can have.
         precision: how class and region vectors are kept.
         n_keypoints: the most keypoints that a photo can have.
+        keypoints_beside: they came later (`index.upgrade`) and are kept beside the user's metadata,
+            since a schema does not grow; a row may lack them.
     """
 
     dim: int
@@ -43,6 +45,7 @@ class Layout:
     n_regions: int
     precision: Precision = "int8"
     n_keypoints: int = 0
+    keypoints_beside: bool = False
 
     @classmethod
     def of(cls, manifest: Mapping[str, Any]) -> Layout:
@@ -54,6 +57,7 @@ class Layout:
             manifest["n_regions"],
             precision,
             manifest.get("n_keypoints", 0),
+            manifest.get("keypoints_beside", False),
         )
 
     def __post_init__(self) -> None:
@@ -88,8 +92,19 @@ class Layout:
         return self.fields_of(STORED)
 
     @cached_property
+    def beside(self) -> frozenset[str]:
+        """The fields that the schema does not have, and a row need not."""
+        return frozenset(self.fields_of(["keypoints"]) if self.keypoints_beside else ())
+
+    @property
+    def metadata_bytes(self) -> int:
+        """How large a row's metadata may be."""
+        beside = self.bytes_of(["keypoints"]) + 1024 if self.beside else 0
+        return METADATA_BYTES - beside
+
+    @cached_property
     def fields(self) -> tuple[str, ...]:
-        """All fields of the schema."""
+        """All fields of a row."""
         return ("uri", *PLAIN_FIELDS, "checksum", *self.vector_fields)
 
     @property
@@ -204,9 +219,10 @@ class Layout:
                 f"the metadata of {uri!r} is nothing that JSON and Milvus hold ({error}): use "
                 "text, finite numbers, true, false, null, and lists and objects of them"
             ) from error
-        if size > METADATA_BYTES:
+        if size > self.metadata_bytes:
             raise SettingsError(
-                f"the metadata of {uri!r} takes {size} bytes, and Milvus holds {METADATA_BYTES}: "
+                f"the metadata of {uri!r} takes {size} bytes, and there is room for "
+                f"{self.metadata_bytes}: "
                 "keep less of it"
             )
         return plain
@@ -225,6 +241,8 @@ class Layout:
         digest.update(np.asarray(row["class_scores"], "<f4").tobytes())
         digest.update(np.asarray(row["descriptor"], "<f4").tobytes())
         for name in self._texts:
+            if name in self.beside and name not in row:
+                continue
             digest.update(row[name].encode() + b"\n")
         return digest.hexdigest()
 

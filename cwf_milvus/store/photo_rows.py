@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # torch takes seconds, and much is done without it
     import torch
 
     from cwf_milvus.encode.encoder import Encoder
+    from cwf_milvus.encode.saved import Saved
 
 _SHOWN = (*PLAIN_FIELDS, "checksum", "$meta")
 
@@ -169,6 +170,14 @@ class PhotoRows:
             )
         self.sidecar, self.ledger = sidecar, Ledger(self.store, self.name, sidecar.prefix)
 
+    def rewrite_encoder(self, encoder: Saved, **about: object) -> None:
+        """Go on with another encoder of the same vectors; see `Sidecar.rewrite`."""
+        with self._lock:
+            self.sidecar.rewrite(encoder, **about)
+            self.layout = Layout.of(self.sidecar.manifest)
+            self._vectors = StoredVectors(self.store, self.name, self.layout)
+            self.__dict__.pop("encoder", None)  # restored when it is next needed
+
     def set_metadata(self, metadata: Mapping[str, Mapping[str, Any]]) -> list[str]:
         """Replace the user's fields of stored photos, and return the uris where they changed.
 
@@ -282,7 +291,9 @@ class PhotoRows:
         if not len(data):
             return []
         fields = (*_SHOWN, *(self.layout.vector_fields if vectors else ()))
-        row_bytes = self.layout.row_bytes if vectors else 1024 + 12 * self.layout.n_classes
+        row_bytes = 1024 + 12 * self.layout.n_classes
+        if vectors or self.layout.beside:  # what is beside the metadata comes with it
+            row_bytes = self.layout.row_bytes
         # Queries share hits: then each photo's vectors are fetched once. And a server's answer
         # is limited.
         apart = (vectors and len(data) > 1) or len(data) * limit * row_bytes > MESSAGE_BYTES

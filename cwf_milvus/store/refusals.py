@@ -65,7 +65,7 @@ def check_schema(store: Store, name: str, layout: Layout) -> None:
             f"the collection {name!r} has descriptors of {dims.get('descriptor')} numbers, its "
             f"encoder gives {layout.dim}"
         )
-    missing = set(layout.fields) - {field["name"] for field in found["fields"]}
+    missing = set(layout.fields) - layout.beside - {field["name"] for field in found["fields"]}
     if missing:
         raise MismatchError(
             f"the collection {name!r} lacks the fields {', '.join(sorted(missing))}, which its "

@@ -71,7 +71,8 @@ class Row:
 
 def as_row(layout: Layout, raw: Mapping[str, Any], score: float | None = None) -> Row:
     """Return a fetched row for use."""
-    has_vectors = all(name in raw for name in layout.vector_fields)
+    there = [name for name in layout.vector_fields if name in raw or name not in layout.beside]
+    has_vectors = all(name in raw for name in there)
     return Row(
         uri=raw["uri"],
         content=raw["content"],
@@ -81,7 +82,7 @@ def as_row(layout: Layout, raw: Mapping[str, Any], score: float | None = None) -
         class_scores=np.array(raw["class_scores"], np.float32),
         metadata=layout.metadata_of(raw),
         score=score,
-        packed={name: raw[name] for name in layout.vector_fields} if has_vectors else None,
+        packed={name: raw[name] for name in there} if has_vectors else None,
         layout=layout,
         checksum=raw.get("checksum", ""),
     )

@@ -21,6 +21,7 @@ from cwf_milvus.store.side import SideCollection
 
 if TYPE_CHECKING:  # torch takes seconds, and much is done without it
     from cwf_milvus.encode.encoder import Encoder
+    from cwf_milvus.encode.saved import Saved
 
 FORMAT = 3
 # In 1 vectors are float16, and the manifest does not say so; in 1 and 2 there is no mark.
@@ -100,10 +101,7 @@ class Sidecar(SideCollection):
             **about,
         }
         for file, data in state.items():
-            for i, start in enumerate(range(0, len(data), _CHUNK_BYTES)):
-                chunk = base64.b64encode(data[start : start + _CHUNK_BYTES]).decode()
-                row = {"key": f"{mark}/{file}/{i}", "value": Text(chunk), **_VECTOR}
-                store.write(name, [row])
+            cls._write_file(store, name, f"{mark}/{file}", data)
         store.write(name, [_entry(f"{mark}/{_MANIFEST}", manifest)])
         return mark
 
@@ -168,6 +166,39 @@ class Sidecar(SideCollection):
             self.store.write(self.name, [_entry(key, value)])
         self._notes[name] = value
 
+    def rewrite(self, encoder: Saved, **about: object) -> None:
+        """Keep another encoder in place of this one, the manifest last and at once.
+
+        Args:
+            encoder: of the same vectors, since those are stored.
+            about: what changes in the manifest beside, plain JSON values.
+
+        Raises:
+            StoreError: Milvus failed; what was there before is still there.
+        """
+        files, state = self._files(), encoder.to_files()
+        for file, data in state.items():
+            digest = hashlib.sha256(data).hexdigest()
+            if files.get(file, {}).get("sha256") != digest:
+                place = f"{file}@{digest[:16]}"  # the one before stays until the manifest changes
+                files[file] = {"bytes": len(data), "sha256": digest, "place": place}
+                self._write_file(self.store, self.name, f"{self.prefix}{place}", data)
+        manifest = {
+            **self.manifest,
+            "fingerprint": encoder.fingerprint,
+            "settings": encoder.settings.to_dict(),
+            "files": files,
+            **about,
+        }
+        self.store.write(self.name, [_entry(f"{self.prefix}{_MANIFEST}", manifest)])
+        self.manifest = manifest
+
+    @staticmethod
+    def _write_file(store: Store, name: str, key: str, data: bytes) -> None:
+        for i, start in enumerate(range(0, len(data), _CHUNK_BYTES)):
+            chunk = base64.b64encode(data[start : start + _CHUNK_BYTES]).decode()
+            store.write(name, [{"key": f"{key}/{i}", "value": Text(chunk), **_VECTOR}])
+
     def verify(self) -> list[str]:
         """Return what is wrong with each damaged part of the encoder."""
         wrong = []
@@ -227,7 +258,8 @@ class Sidecar(SideCollection):
 
     def _read_file(self, file: str, known: dict[str, Any]) -> bytes:
         n_chunks = -(-int(known["bytes"]) // _CHUNK_BYTES)
-        keys = [f"{self.prefix}{file}/{i}" for i in range(n_chunks)]
+        place = known.get("place", file)
+        keys = [f"{self.prefix}{place}/{i}" for i in range(n_chunks)]
         rows = self.store.fetch(self.name, "key", keys, ["value"], row_bytes=FIELD_BYTES)
         try:
             data = b"".join(base64.b64decode(rows[key]["value"], validate=True) for key in keys)
