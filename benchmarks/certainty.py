@@ -109,7 +109,7 @@ def answers(photos: InstanceCollection, asked: Dataset, stored: Dataset) -> Foun
             box=[query.box for query in queries],
             limit=FIRST_HITS,
             rerank=["regions", "spatial"],
-            expand=None,
+            expand="none",
         )
         for i, (query, hits) in enumerate(zip(queries, given, strict=True), start=start):
             for hit in hits:

@@ -14,7 +14,6 @@ from cwf_milvus.evaluation.features import Progress
 from cwf_milvus.method.certainty import FIRST_HITS, CertaintyModel, fit_certainty
 from cwf_milvus.photos.sources import uri_of
 from cwf_milvus.search.certainty import evidence
-from cwf_milvus.search.registry import STAGES
 from cwf_milvus.store.calibration import keep_model
 
 _QUERIES_AT_ONCE = 16
@@ -78,8 +77,6 @@ def calibrate(
             f"none of the {len(names)} photos of {dataset.name} is in {collection.name!r}: index "
             "them by the path that they have now, or say where they were with --root"
         )
-    verifies = "spatial" in STAGES and collection.layout.n_keypoints > 0
-    rerank = ["regions", "spatial"] if verifies else ["regions"]
     found: list[tuple[float, float]] = []
     right: list[bool] = []
     for start in range(0, len(dataset.queries), _QUERIES_AT_ONCE):
@@ -88,8 +85,7 @@ def calibrate(
             [str(dataset.path(query.image)) for query in queries],
             box=[query.box for query in queries],
             limit=FIRST_HITS,
-            rerank=rerank,
-            expand=None,
+            expand="none",
         )
         for query, hits in zip(queries, answers, strict=True):
             for hit in hits:

@@ -89,7 +89,6 @@ def evidence(hit: Hit) -> tuple[float, float]:
 
 def _as_fitted(stage: Stage) -> bool:
     """Tell whether a stage gives the scores that models are fitted on."""
-    if not isinstance(stage, Regions):
-        return False
-    plain = not (stage.class_weight or stage.descriptor_weight)
-    return plain and getattr(stage, "power", 2) == 2
+    return isinstance(stage, Regions) and (
+        stage.power == 2 and not stage.class_weight and not stage.descriptor_weight
+    )
