@@ -13,6 +13,7 @@ from cwf_milvus.store.augmentation import Augmentation, Augmented, augment
 from cwf_milvus.store.client import Store
 from cwf_milvus.store.layout import Layout
 from cwf_milvus.store.making import check_made_alike, make_rows
+from cwf_milvus.store.names import Names
 from cwf_milvus.store.packing import PRECISIONS, Precision
 from cwf_milvus.store.refusals import check_name, checked_index
 from cwf_milvus.store.verification import Verification, verify
@@ -164,7 +165,10 @@ class InstanceCollection(PhotosWithGraph):
         photos: object,
         *,
         metadata: MetadataSource = None,
+        replace_metadata: bool = False,
+        exif: bool = False,
         prune: bool = False,
+        prune_anyway: bool = False,
         progress: bool = True,
         report_file: str | Path | None = None,
         workers: int | None = None,
@@ -180,13 +184,17 @@ class InstanceCollection(PhotosWithGraph):
                 (bytes, arrays, PIL), or a mapping of uri to image.
             metadata: a mapping of uri, path or file name to a dict, or a CSV or JSONL file with a
                 column ``file_name``; None to use ``metadata.jsonl`` or ``metadata.csv`` in a folder
-                named by `photos`, where there is one. A photo of which nothing is said keeps what
-                it has.
-            prune: remove the rows under the named local folders whose files are gone.
+                named by `photos`, where there is one, whose fields never take the place of given
+                ones. What is said of a stored photo is added to what it has.
+            replace_metadata: what is said of a stored photo takes the place of all that it has.
+            exif: date, place, camera and orientation as fields too, where a photo has them; see
+                `photos.exif.exif_fields`.
+            prune: remove the rows under the named local folders whose files are gone; refused for
+                a folder without any photo, or that lost over a fifth of its rows (and over one).
+            prune_anyway: remove them whatever share they are; a named folder may itself be gone.
             progress: show a progress bar on standard error.
-            report_file: a JSONL file to write, a line for each photo that was not skipped, for each
-                other file that was met, and one with the counts. A report of an earlier run is
-                gone on with; any other file is refused.
+            report_file: a JSONL file to write, a line for each file that was met, and one with the
+                counts. A report of an earlier run is gone on with; any other file is refused.
             workers: threads that read and decode; None for one a core, at most 16.
             max_pixels: largest photo that is read, in place of the encoder's own limit.
 
@@ -196,7 +204,8 @@ class InstanceCollection(PhotosWithGraph):
         Raises:
             ImageError: a named source that does not exist.
             SettingsError: a metadata or report file that cannot be used, metadata that Milvus
-                cannot hold, or nothing to prune under; all before any photo is read.
+                cannot hold, or nothing to prune under; all before any photo is read. Also so many
+                rows to prune that the folder may be out of reach, once the photos are added.
             StoreError: Milvus went away; what was finished stays, and a new run goes on from there.
         """
         from cwf_milvus.index.indexing import index_photos  # torch takes seconds
@@ -205,7 +214,10 @@ class InstanceCollection(PhotosWithGraph):
             self,
             photos,
             metadata=metadata,
+            replace_metadata=replace_metadata,
+            exif=exif,
             prune=prune,
+            prune_anyway=prune_anyway,
             progress=progress,
             report_file=report_file,
             workers=workers,
@@ -230,8 +242,8 @@ class InstanceCollection(PhotosWithGraph):
         rerank: Rerank = AUTO,
         expand: Expand = AUTO,
         stages: Sequence[Stage] | None = None,
-        like: Sequence[str] | str = (),
-        unlike: Sequence[str] | str = (),
+        like: Names = (),
+        unlike: Names = (),
         augmented: bool = False,
         min_certainty: float | None = None,
         max_pixels: int | None = None,
@@ -248,8 +260,8 @@ class InstanceCollection(PhotosWithGraph):
         rerank: Rerank = AUTO,
         expand: Expand = AUTO,
         stages: Sequence[Stage] | None = None,
-        like: Sequence[str] | str = (),
-        unlike: Sequence[str] | str = (),
+        like: Names = (),
+        unlike: Names = (),
         augmented: bool = False,
         min_certainty: float | None = None,
         max_pixels: int | None = None,
@@ -265,8 +277,8 @@ class InstanceCollection(PhotosWithGraph):
         rerank: Rerank = AUTO,
         expand: Expand = AUTO,
         stages: Sequence[Stage] | None = None,
-        like: Sequence[str] | str = (),
-        unlike: Sequence[str] | str = (),
+        like: Names = (),
+        unlike: Names = (),
         augmented: bool = False,
         min_certainty: float | None = None,
         max_pixels: int | None = None,
@@ -291,9 +303,10 @@ class InstanceCollection(PhotosWithGraph):
                 number, for "aqe" over so many hits; a `Stage`; "none" or None for none. "auto" is
                 "graph" where there is one, if `rerank` is "auto" too, and else none.
             stages: in place of `rerank` and `expand`, `Stage` objects in any order.
-            like: uris of stored photos; in place of `images`, look for more like these.
-            unlike: uris of stored photos to look away from, beside `like`. With these, "auto" is
-                "none": only descriptors can look away from something.
+            like: one stored photo or several, by uri or as `add` took them; in place of `images`,
+                look for more like these.
+            unlike: stored photos to look away from, beside `like`. With these,
+                "auto" is "none": only descriptors can look away from something.
             augmented: search the augmented descriptors, which `augment` made.
             min_certainty: leave out hits that are less certain, from 0 to 1 (docs/certainty.md), or
                 of which it cannot be told.
@@ -308,7 +321,7 @@ class InstanceCollection(PhotosWithGraph):
         Raises:
             ImageError: a query that cannot be decoded.
             BoxError: a box that is malformed, empty or outside its photo.
-            FilterError: Milvus refused the filter.
+            FilterError: Milvus refused the filter, or it names a field that no photo has.
             SettingsError: a limit or stage that cannot be, boxes that do not go with the queries,
                 both `images` and `like`, or `min_certainty` where certainty cannot be told.
             CollectionError: a uri in `like` or `unlike` that is not stored, or augmented

@@ -16,6 +16,7 @@ from cwf_milvus.encode.encoding import Encoding
 from cwf_milvus.errors import SettingsError
 from cwf_milvus.method.late_interaction import late_interaction
 from cwf_milvus.photos.box import BoxLike
+from cwf_milvus.photos.listing import is_one_photo
 from cwf_milvus.sharing import shared_encoder
 
 
@@ -80,7 +81,12 @@ class ClassWeightedEmbeddingFunction:
         Raises:
             ImageError: a photo that cannot be decoded.
             BoxError: a box that is malformed, empty or outside its photo.
+            SettingsError: one query in place of a list.
         """
+        if is_one_photo(queries):
+            raise SettingsError(
+                "encode_queries takes several queries: give a list, as in encode_queries([photo])"
+            )
         pairs = [query if isinstance(query, tuple) else (query, None) for query in queries]
         return [encoding.descriptor for encoding in self.encoder.encode_queries(pairs)]
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
+import PIL.Image
 import pytest
+from PIL.ExifTags import IFD, Base
 
 from cwf_milvus.errors import SettingsError
 from cwf_milvus.index.metadata import Metadata
+from cwf_milvus.photos.exif import exif_fields
+from cwf_milvus.store.told import Told
 
 BY_FRANCIS = {"artist": "Francis", "year": 1867}
 
@@ -194,3 +199,126 @@ def test_a_bad_file_beside_the_photos_is_refused_too(tmp_path):
 
 def test_a_mapping_to_something_other_than_fields_is_refused():
     assert "metadata of 'cat.jpg' is 'Francis'" in refusal({"cat.jpg": "Francis"})
+
+
+# --- rows and photos -----------------------------------------------------------------------------
+
+
+def test_rows_that_name_no_photo_or_one_twice_are_told_by_number_and_name(tmp_path):
+    written(
+        tmp_path / "metadata.csv", "file_name,n\ngood.jpg,1\nbb.jpg,2\n./good.jpg,3\ncc.jpg,4\n"
+    )
+    metadata = Metadata.read(None, [str(tmp_path)])
+    twice, unknown = metadata.match([str(tmp_path / "good.jpg")])
+    assert "an earlier one names, and count in its place: 1 (line 4 './good.jpg')" in twice
+    assert "none of these 1 photos: 2 (line 3 'bb.jpg', line 5 'cc.jpg')" in unknown
+    assert metadata.of(str(tmp_path / "good.jpg")) == {"n": 3}
+
+
+@pytest.mark.parametrize(
+    ("row", "photo"),
+    [
+        ("img.jpg", "IMG.JPG"),
+        ("\u00e9.jpg", "e\u0301.jpg"),
+        ("e\u0301.jpg", "\u00e9.jpg"),
+        ("s\\d.jpg", "s/d.jpg"),
+        ("S\\\u00c9.jpg", "s/e\u0301.JPG"),
+    ],
+)
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_row_that_differs_in_spelling_alone_is_taken_and_told(tmp_path, row, photo, beside):
+    file = written(tmp_path / "metadata.csv", f"file_name,n\n{row},1\n")
+    metadata = Metadata.read(None if beside else file, [str(tmp_path)])
+    (told,) = metadata.match([str(tmp_path / photo), str(tmp_path / "other.jpg")])
+    assert f"were taken for it: 1 (line 2 {row!r})" in told
+    assert metadata.of(str(tmp_path / photo)) == {"n": 1}
+
+
+def test_a_name_that_is_right_is_not_taken_for_another_spelling():
+    metadata = Metadata.read({"a.jpg": {"n": 1}})
+    assert metadata.match(["/p/A.JPG", "/p/a.jpg"]) == []
+    assert metadata.of("/p/A.JPG") is None
+
+
+@pytest.mark.parametrize("uris", [["/p/a/cat.jpg", "/p/b/cat.jpg"], ["/p/Cat.jpg", "/p/CAT.jpg"]])
+def test_a_name_that_fits_two_photos_is_refused(uris):
+    with pytest.raises(SettingsError, match=r"'cat.jpg' fits 2 photos, such as .* and .*: write"):
+        Metadata.read({"cat.jpg": BY_FRANCIS}, ["/p"]).match(uris)
+
+
+def test_a_word_for_no_value_leaves_a_column_numbers_and_is_told(tmp_path):
+    text = "file_name,year\na.jpg,2001\nb.jpg,2020.5\nc.jpg,N/A\nd.jpg,unknown\n"
+    metadata = Metadata.read(written(tmp_path / "m.csv", text))
+    assert [metadata.of(f"{name}.jpg") for name in "abcd"] == [
+        {"year": 2001.0},
+        {"year": 2020.5},
+        {},
+        {},
+    ]
+    (told,) = metadata.match([f"{name}.jpg" for name in "abcd"])
+    assert (
+        "column 'year' is numbers: values left out that are none: 2, such as 'N/A' in line 4"
+        in told
+    )
+
+
+def test_another_text_among_numbers_makes_the_column_text_and_is_told(tmp_path):
+    text = "file_name,year\na.jpg,2001\nb.jpg,2020\nc.jpg,about 1900\n"
+    metadata = Metadata.read(written(tmp_path / "m.csv", text))
+    assert metadata.of("a.jpg") == {"year": "2001"}
+    (told,) = metadata.match(["a.jpg", "b.jpg", "c.jpg"])
+    assert "'year' stays text" in told
+    assert "3 values 1 are no numbers, such as 'about 1900' in line 4" in told
+
+
+def test_what_lies_beside_the_photo_gives_way_to_what_was_given():
+    given = Told({"year": 1, "artist": "Francis"})
+    beside = Told({"year": 2, "place": "Zürich"}, ["year", "place"])
+    both = beside.over(given)
+    assert both == {"year": 1, "artist": "Francis", "place": "Zürich"}
+    assert both.beside == {"place"}
+    assert Told({"place": "Basel"}, ["place"]).over(both)["place"] == "Basel"
+    assert Told({"place": "Bern"}).over(both).beside == frozenset()
+
+
+# --- EXIF ----------------------------------------------------------------------------------------
+
+
+def with_exif(kind: str) -> bytes:
+    exif = PIL.Image.Exif()
+    exif[Base.Make], exif[Base.Model], exif[Base.Orientation] = "ACME", "ACME Eye 3", 6
+    exif.get_ifd(IFD.Exif)[Base.DateTimeOriginal] = "2024:05:01 12:30:00"
+    exif.get_ifd(IFD.Exif)[Base.OffsetTimeOriginal] = "+02:00"
+    exif.get_ifd(IFD.GPSInfo).update({1: "S", 2: (8.0, 30.0, 36.0), 3: "E", 4: (9.0, 0.0, 0.0)})
+    exif.get_ifd(IFD.GPSInfo).update({5: b"\x01", 6: 12.5})
+    file = io.BytesIO()
+    PIL.Image.new("RGB", (32, 24), "red").save(file, kind, exif=exif)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_what_the_camera_wrote_becomes_fields_that_compare(kind):
+    assert exif_fields(with_exif(kind), "a") == {
+        "exif_camera": "ACME Eye 3",
+        "exif_orientation": 6,
+        "exif_date": "2024-05-01T12:30:00+02:00",
+        "exif_time": 1714559400,
+        "exif_latitude": -8.51,
+        "exif_longitude": 9.0,
+        "exif_altitude": -12.5,
+    }
+
+
+def test_broken_exif_is_no_fields():
+    good = with_exif("JPEG")
+    assert exif_fields(good.replace(b"2024:05:01", b"2024:99:01"), "a").keys() == {
+        "exif_camera",
+        "exif_orientation",
+        "exif_latitude",
+        "exif_longitude",
+        "exif_altitude",
+    }
+    start = good.index(b"Exif\0\0") + 6
+    for at in range(start, start + 60):
+        exif_fields(good[:at] + b"\xff\xff\xff" + good[at + 3 :], "a")
+    assert exif_fields(b"no photo", "a") == {}

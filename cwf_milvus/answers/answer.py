@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, overload
 
 from cwf_milvus.answers.hits import NOT_HERE, Hit, Query
-from cwf_milvus.answers.page import hits_fragment, save_page
+from cwf_milvus.answers.page import hits_fragment, save_page, shown
 from cwf_milvus.text import printable, table
 
 
@@ -47,6 +47,14 @@ class Hits(Sequence[Hit]):
         return f"Hits({self.query.name!r}, {len(self)} hits)"
 
     def __str__(self) -> str:
+        return self.table()
+
+    def table(self, show: Sequence[str] = ()) -> str:
+        """Return the hits as a table.
+
+        Args:
+            show: your own fields, a column each.
+        """
         if not self._hits:
             absent = f"{NOT_HERE}; " if self.found is False else ""
             return f"{printable(self.query.name)}: {absent}no hits"
@@ -62,6 +70,9 @@ class Hits(Sequence[Hit]):
             columns["points"] = [_points(hit) for hit in self]
         numbers = range(len(columns))
         columns["photo"] = [printable(hit.uri) for hit in self]
+        for name in show:
+            values = [hit.metadata for hit in self]
+            columns[name] = [printable(shown(one[name])) if name in one else "-" for one in values]
         columns["shared classes"] = [", ".join(hit.classes[:3]) for hit in self]
         rows = [tuple(columns), *zip(*columns.values(), strict=True)]
         return self._verdict() + table(rows, right=numbers)
@@ -87,13 +98,17 @@ class Hits(Sequence[Hit]):
         """Return `to_dict` as JSON."""
         return json.dumps(self.to_dict(), indent=indent, ensure_ascii=False)
 
-    def save(self, path: str | Path) -> Path:
+    def save(self, path: str | Path, show: Sequence[str] | None = None) -> Path:
         """Write one self-contained HTML page: the query with its box, and each hit.
+
+        Args:
+            path: the file; one that is there is replaced.
+            show: which of your own fields; None for all.
 
         Raises:
             SettingsError: the page cannot be written there.
         """
-        return save_page([(self.query, self, self.found)], path)
+        return save_page([(self.query, self, self.found)], path, show)
 
     def explain(self) -> str:
         """Return a table of each stage's score and rank, so that one sees what moved a hit.

@@ -96,7 +96,9 @@ def hits_fragment(query: Query, hits: Sequence[Hit], found: bool | None = None) 
 
 
 def save_page(
-    results: Sequence[tuple[Query, Sequence[Hit], bool | None]], path: str | Path
+    results: Sequence[tuple[Query, Sequence[Hit], bool | None]],
+    path: str | Path,
+    show: Sequence[str] | None = None,
 ) -> Path:
     """Write answers as one HTML page without scripts, links or files beside it.
 
@@ -109,6 +111,7 @@ def save_page(
         results: query, hits and whether the thing was found (None: cannot be told), of one answer
             or several; each becomes a section.
         path: the file; one that is there is replaced.
+        show: which of the metadata; None for all.
 
     Returns:
         The path.
@@ -127,7 +130,7 @@ def save_page(
         "img-src data:; style-src 'unsafe-inline'\">",
         f"<title>{_text(title)}</title><style>{_PAGE_STYLE}{_STYLE}</style></head>",
         '<body class="cwf"><h1>What was found</h1><main>',
-        *(_section(query, hits, found, len(hits), photos) for query, hits, found in results),
+        *(_section(query, hits, found, len(hits), photos, show) for query, hits, found in results),
         "</main></body></html>\n",
     ]
     try:
@@ -172,7 +175,12 @@ class _Photos:
 
 
 def _section(
-    query: Query, hits: Sequence[Hit], found: bool | None, at_most: int, photos: _Photos
+    query: Query,
+    hits: Sequence[Hit],
+    found: bool | None,
+    at_most: int,
+    photos: _Photos,
+    show: Sequence[str] | None = None,
 ) -> str:
     about = f"box {_numbers(query.box)}, " if query.box else ""
     count = f"{len(hits)} hit{'' if len(hits) == 1 else 's'}" if hits else "no hits"
@@ -187,7 +195,7 @@ def _section(
             f'<p class="about">{about}{count}</p></figcaption></figure>',
             _absent(hits) if found is False else "",
             "<ol>",
-            *(_card(hit, rank, asked, photos) for rank, hit in enumerate(hits[:at_most], start=1)),
+            *(_card(hit, rank, asked, photos, show) for rank, hit in enumerate(hits[:at_most], 1)),
             "</ol>",
             f"<p>{rest} more are not shown: save(&quot;hits.html&quot;) writes all.</p>"
             if rest > 0
@@ -203,7 +211,9 @@ def _absent(hits: Sequence[Hit]) -> str:
     return f'<p class="absent" role="status"><strong>{words}.</strong>{nearest}</p>'
 
 
-def _card(hit: Hit, rank: int, asked: _Photo | None, photos: _Photos) -> str:
+def _card(
+    hit: Hit, rank: int, asked: _Photo | None, photos: _Photos, show: Sequence[str] | None
+) -> str:
     name = hit.uri.rstrip("/").rpartition("/")[2] or hit.uri
     classes = "".join(f"<span>{_text(name)}</span>" for name in hit.classes)
     own = photos.read(hit.uri, (hit.width, hit.height))
@@ -219,7 +229,7 @@ def _card(hit: Hit, rank: int, asked: _Photo | None, photos: _Photos) -> str:
             f'<p class="uri">{_text(hit.uri)}</p>' if name != hit.uri else "",
             f'<div class="classes">{classes}</div>' if classes else "",
             f'<p class="note">{_text(hit.note)}</p>' if hit.note else "",
-            "".join(_metadata(hit.metadata)),
+            "".join(_metadata(hit.metadata, show)),
             _points(hit, asked, own),
             "".join(_stages(hit)),
             "</figcaption></figure></li>",
@@ -272,18 +282,20 @@ def _points(hit: Hit, asked: _Photo | None, own: _Photo) -> str:
     )
 
 
-def _metadata(metadata: dict[str, Any]) -> Iterator[str]:
-    if not metadata:
+def _metadata(metadata: dict[str, Any], show: Sequence[str] | None) -> Iterator[str]:
+    names = [name for name in (metadata if show is None else show) if name in metadata]
+    if not names:
         return
     yield "<dl>"
-    for key, value in metadata.items():
-        text = (
-            value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-        )
-        if len(text) > _LONGEST_VALUE:
-            text = text[:_LONGEST_VALUE] + "…"
-        yield f"<dt>{_text(key)}</dt><dd>{_text(text)}</dd>"
+    for name in names:
+        yield f"<dt>{_text(name)}</dt><dd>{_text(shown(metadata[name]))}</dd>"
     yield "</dl>"
+
+
+def shown(value: object) -> str:
+    """Return a value of the user's fields as text, cut where it is long."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return text[:_LONGEST_VALUE] + "…" if len(text) > _LONGEST_VALUE else text
 
 
 def _stages(hit: Hit) -> Iterator[str]:

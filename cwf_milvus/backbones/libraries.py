@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import timm
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from cwf_milvus.backbones.layers import keep_output, kept_outputs
 from cwf_milvus.backbones.pooled import Split, no_pooling
-from cwf_milvus.backbones.weights import fill
+from cwf_milvus.backbones.weights import classes_in, fill
 from cwf_milvus.errors import SettingsError, WeightsError
 
 # Of the most specific first: transformers that take any size, those that pad, all others.
@@ -32,7 +33,7 @@ def build_timm(network: str, state: Mapping[str, Tensor] | None, name: str) -> A
 
     Args:
         network: timm's name.
-        state: its weights; None for random ones.
+        state: its weights, with any number of classes; None for random ones.
         name: the registry's name, for errors.
 
     Raises:
@@ -42,6 +43,9 @@ def build_timm(network: str, state: Mapping[str, Tensor] | None, name: str) -> A
     model = _create_timm(network)
     if state is None:
         return model
+    n_classes = classes_in(model, state)
+    if n_classes is not None:
+        model = _create_timm(network, num_classes=n_classes)
     try:
         fill(model, state, name)
     except WeightsError:
@@ -76,7 +80,12 @@ def build_torchvision(network: str, state: Mapping[str, Tensor] | None, name: st
     if state is not None:
         # DenseNet's published files hold names from before dots were forbidden in them.
         old = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
-        fill(model, {old.sub(r"\1\2", key): value for key, value in state.items()}, name)
+        state = {old.sub(r"\1\2", key): value for key, value in state.items()}
+        n_classes = classes_in(model, state)
+        if n_classes is not None:
+            options["num_classes"] = n_classes
+            model = torchvision.models.get_model(network, weights=None, **options)
+        fill(model, state, name)
     return model
 
 
@@ -93,14 +102,7 @@ def split_timm(model: Any, name: str) -> Split:
     if isinstance(linear, nn.Identity):
         raise SettingsError(f"{name!r} was trained without classes: choose one with a classifier")
     fold = _Fold(model)
-
-    def body(network: Any, images: Tensor) -> Tensor:
-        return fold.maps(network.forward_features(images), images)
-
-    def head(network: Any, pooled: Tensor) -> Tensor:
-        return network.forward_head(fold.one_cell(pooled))
-
-    return Split(body, head, _linear_name(model, linear, head))
+    return Split(fold.body, fold.head, _linear_name(model, linear, fold.head))
 
 
 class _Fold:
@@ -116,6 +118,14 @@ class _Fold:
         self._last = features.ndim == 4 and features.shape[1] != self._channels
         patch = getattr(getattr(model, "patch_embed", None), "patch_size", (1, 1))
         self._patch = (patch, patch) if isinstance(patch, int) else tuple(patch)
+
+    def body(self, network: Any, images: Tensor) -> Tensor:
+        """Return the maps that a network averages."""
+        return self.maps(network.forward_features(images), images)
+
+    def head(self, network: Any, pooled: Tensor) -> Tensor:
+        """Return the logits of their mean."""
+        return network.forward_head(self.one_cell(pooled))
 
     def maps(self, features: Tensor, images: Tensor) -> Tensor:
         if self._tokens:
@@ -142,23 +152,40 @@ def split_torchvision(model: nn.Module, name: str) -> Split:
     layer, arrange, flat = _pooled_layer(model, head_name, name)
     keep_output(model, layer)
 
-    def body(network: nn.Module, images: Tensor) -> Tensor:
-        with kept_outputs() as kept:
-            network(images)
-        return arrange(kept[network.get_submodule(layer)])
-
-    def head(network: nn.Module, pooled: Tensor) -> Tensor:
-        return network.get_submodule(head_name)(pooled if flat else pooled[:, :, None, None])
-
+    body = partial(_maps_of, layer, arrange)
+    head = partial(_logits_of, head_name, flat)
     linears = [part for part in getattr(model, head_name).modules() if isinstance(part, nn.Linear)]
     return Split(body, head, _linear_name(model, linears[0], head) if len(linears) == 1 else None)
 
 
-_ARRANGED: tuple[Callable[[Tensor], Tensor], ...] = (
-    lambda maps: maps,
-    lambda maps: maps.clamp(min=0),
-    lambda maps: maps.permute(0, 3, 1, 2),
-)
+# Functions with names, and no closures: a network can be pickled.
+
+
+def _maps_of(
+    layer: str, arrange: Callable[[Tensor], Tensor], network: nn.Module, images: Tensor
+) -> Tensor:
+    with kept_outputs() as kept:
+        network(images)
+    return arrange(kept[network.get_submodule(layer)])
+
+
+def _logits_of(head_name: str, flat: bool, network: nn.Module, pooled: Tensor) -> Tensor:
+    return network.get_submodule(head_name)(pooled if flat else pooled[:, :, None, None])
+
+
+def _as_they_are(maps: Tensor) -> Tensor:
+    return maps
+
+
+def _clamped(maps: Tensor) -> Tensor:
+    return maps.clamp(min=0)
+
+
+def _channels_first(maps: Tensor) -> Tensor:
+    return maps.permute(0, 3, 1, 2)
+
+
+_ARRANGED: tuple[Callable[[Tensor], Tensor], ...] = (_as_they_are, _clamped, _channels_first)
 
 
 @torch.no_grad()

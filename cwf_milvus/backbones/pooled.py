@@ -54,7 +54,8 @@ class PooledClassifier(Backbone):
         mean: of RGB in 0..255, to subtract.
         std: of RGB in 0..255, to divide by.
         native_size: side of the training images in pixels.
-        class_names: C names.
+        class_names: C names; where the network has another number of classes, from the user's own
+            training, they are numbered.
         layer: a module's name, whose output of shape (B, K, H, W) is X; None for G.
         gradient: take gradients though the head is linear; for tests.
 
@@ -192,6 +193,9 @@ class PooledClassifier(Backbone):
         if misfit > 2:  # cells; one for images of any size, for example
             raise self._no_maps()
         features = maps.features.permute(0, 3, 1, 2) if self._turned else maps.features
+        n_classes = maps.logits.shape[1]
+        if len(self.class_names) != n_classes:
+            self.class_names = tuple(f"class {i}" for i in range(n_classes))
         self.n_features = features.shape[1]
         self.stride = max(1, round(stride))
 

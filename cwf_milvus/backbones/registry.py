@@ -24,7 +24,14 @@ from cwf_milvus.backbones.libraries import (
 )
 from cwf_milvus.backbones.pooled import ClassMapsFrom, PooledClassifier
 from cwf_milvus.backbones.vgg import build_vgg16, build_vgg16_cam
-from cwf_milvus.backbones.weights import RANDOM, fill, find_weights, load_state_dict, seeded
+from cwf_milvus.backbones.weights import (
+    RANDOM,
+    classes_in,
+    fill,
+    find_weights,
+    load_state_dict,
+    seeded,
+)
 from cwf_milvus.errors import SettingsError
 
 _IMAGENET = tuple(torchvision.models.ResNet50_Weights.IMAGENET1K_V1.meta["categories"])
@@ -64,7 +71,8 @@ def create_backbone(
     Args:
         name: one that `list_backbones` names, or any classifier of torchvision or timm that
             averages its last maps, as ``"torchvision:NAME"``, ``"timm:NAME"``, or ``"NAME"``
-            (torchvision's is taken where both have it).
+            (torchvision's is taken where both have it, timm's for a name with one of its tags,
+            such as ``"resnet18.a1_in1k"``).
         weights: a checkpoint; None for the network's own source; ``"random"`` for seeded random
             ones, for tests and benchmarks alone.
         layer: the layer that gives X; None for the network's own default.
@@ -198,8 +206,11 @@ def _create_lite(name: str, weights: str | Path | None, layer: str | None) -> Ba
     with seeded():
         model = timm.create_model(f"tf_{name}")
     if weights != RANDOM:
-        state = load_state_dict(find_weights(name, weights))
-        fill(model, lite_names_as_timm(state, model), name)
+        state = lite_names_as_timm(load_state_dict(find_weights(name, weights)), model)
+        n_classes = classes_in(model, state)
+        if n_classes is not None:
+            model = timm.create_model(f"tf_{name}", num_classes=n_classes)
+        fill(model, state, name)
     return PooledClassifier(
         name,
         model,
@@ -222,6 +233,8 @@ def _library_of(name: str) -> tuple[str, str]:
         architecture, _, tag = network.partition(".")
         if architecture not in known.get(place, ()):
             continue
+        if tag and not library and place == "torchvision":
+            continue  # tags are timm's
         tags = timm.list_pretrained(f"{architecture}.*") if place == "timm" else []
         if tag and network not in tags:
             raise SettingsError(

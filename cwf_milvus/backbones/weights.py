@@ -19,6 +19,8 @@ from cwf_milvus.errors import WeightsError
 RANDOM = "random"
 """Pass as ``weights`` for seeded random weights: for tests and benchmarks, never for search."""
 
+_HOLDERS = ("state_dict", "model_state_dict", "model", "net", "network")
+_PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.")
 _OWN_WEIGHTS = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 
 
@@ -26,8 +28,9 @@ def load_state_dict(path: str | Path) -> dict[str, Tensor]:
     """Read a checkpoint: safetensors, or a PyTorch file of tensors alone.
 
     The format is told by the content, never by the name, and nothing is unpickled but tensors
-    and plain containers. ``{"state_dict": ...}`` and ``{"model": ...}`` are unwrapped, and a
-    ``"module."`` before every name is taken off.
+    and plain containers. ``{"state_dict": ...}``, ``{"model": ...}`` and the like are unwrapped,
+    and what `torch.compile`, Lightning and others put before every name (``"_orig_mod."``,
+    ``"model."``, ``"module."``) is taken off.
 
     Args:
         path: the file.
@@ -119,7 +122,7 @@ def _unwrap(state: object, path: Path) -> dict[str, Tensor]:
     for _ in range(3):  # and not for ever: a hostile mapping can hold itself
         if not isinstance(state, Mapping):
             break
-        inner = next((state[key] for key in ("state_dict", "model") if key in state), None)
+        inner = next((state[key] for key in _HOLDERS if key in state), None)
         if not isinstance(inner, Mapping):
             break
         state = inner
@@ -133,8 +136,11 @@ def _unwrap(state: object, path: Path) -> dict[str, Tensor]:
             f"{str(path)!r} holds no named tensors ({type(state).__name__}): "
             "save the network's state_dict() as safetensors"
         )
-    if all(name.startswith("module.") for name in tensors):
-        tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
+    for _ in range(4):  # one inside the other
+        prefix = next((p for p in _PREFIXES if all(name.startswith(p) for name in tensors)), None)
+        if prefix is None:
+            break
+        tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
     return tensors
 
 
@@ -147,13 +153,52 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
     named = OrderedDict(state)
     # As torch.save would have it: MNASNet asks by which version of its code a file was made.
     named._metadata = {"": {"version": network._version}}  # type: ignore[attr-defined]
+    wrong = _misfit(network.state_dict(), named)
     try:
         network.load_state_dict(named, strict=True)
     except RuntimeError as error:
-        problem = " ".join(str(error).split())[:400]
+        problem = wrong or " ".join(str(error).split())[:400]
         raise WeightsError(
             f"the weights are not those of {name!r}: {problem}; pass a checkpoint of this network"
         ) from error
+
+
+def _misfit(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
+    """Say what of a state dict does not fit a network's own: how many names, and the first."""
+    others = {
+        "of its names the network lacks": [name for name in state if name not in own],
+        "names of the network it lacks": [name for name in own if name not in state],
+        "of its tensors have another shape": [
+            f"{name} {tuple(state[name].shape)} for {tuple(own[name].shape)}"
+            for name in own
+            if name in state and state[name].shape != own[name].shape
+        ],
+    }
+    return ", ".join(
+        f"{len(names)} {what} (the first: {names[0][:200]})"
+        for what, names in others.items()
+        if names
+    )
+
+
+def classes_in(network: nn.Module, state: Mapping[str, Tensor]) -> int | None:
+    """Return how many classes a checkpoint of the user's own training has.
+
+    Args:
+        network: as it was published.
+        state: the checkpoint.
+
+    Returns:
+        None where the published number fits, or something else is amiss: where it differs, each
+        tensor of another shape differs in its first side alone, and all of them alike.
+    """
+    own = network.state_dict()
+    pairs = [(own[k].shape, state[k].shape) for k in own if k in state]
+    others = [(a, b) for a, b in pairs if a != b]
+    sizes = {(a[0], b[0]) for a, b in others if a[1:] == b[1:] and len(a) and len(b)}
+    if len(sizes) != 1 or any(a[1:] != b[1:] for a, b in others):
+        return None
+    return int(sizes.pop()[1])
 
 
 def find_weights(name: str, weights: str | Path | None = None) -> Path:

@@ -48,6 +48,9 @@ def run(arguments: argparse.Namespace) -> int:
         asked = {"boxes": boxed, "the same photos whole": ask_whole(boxed)}
     elif arguments.whole_queries:
         asked = {"": ask_whole(dataset)}
+    outside = [line for one in asked.values() for line in one.boxes_outside()]
+    if outside:
+        raise SettingsError(f"{len(outside)} boxes cannot be asked; {outside[0]}")
     if arguments.table or arguments.sweep is not None or arguments.predefined_classes:
         if len(asked) > 1:
             raise SettingsError("--boxes measures the search itself: leave tables and sweeps out")

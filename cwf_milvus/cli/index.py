@@ -52,7 +52,23 @@ def add_index(commands: Any) -> None:
         "metadata.csv or metadata.jsonl in an indexed folder",
     )
     command.add_argument(
+        "--replace-metadata",
+        action="store_true",
+        help="forget the fields that a photo has, where the metadata names it (they are added to)",
+    )
+    command.add_argument(
+        "--exif",
+        action="store_true",
+        help="date, place, camera and orientation as fields exif_date, exif_time, exif_latitude, "
+        "exif_longitude, exif_altitude, exif_camera, exif_orientation",
+    )
+    command.add_argument(
         "--prune", action="store_true", help="remove rows of files gone from the named folders"
+    )
+    command.add_argument(
+        "--prune-anyway",
+        action="store_true",
+        help="also where a folder is gone or empty, or more than a fifth of its photos are gone",
     )
     command.add_argument(
         "--report", metavar="FILE.jsonl", help="write what became of each photo, a line each"
@@ -150,6 +166,7 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.photos,
             metadata=arguments.metadata,
             prune=arguments.prune,
+            prune_anyway=arguments.prune_anyway,
             report_file=arguments.report,
         )
         collection = InstanceCollection.create(
@@ -172,7 +189,10 @@ def run(arguments: argparse.Namespace) -> int:
         report = collection.add(
             arguments.photos,
             metadata=arguments.metadata,
+            replace_metadata=arguments.replace_metadata,
+            exif=arguments.exif,
             prune=arguments.prune,
+            prune_anyway=arguments.prune_anyway,
             progress=not arguments.quiet,
             report_file=arguments.report,
             workers=arguments.workers,
@@ -210,6 +230,8 @@ _SETTINGS = {
 
 
 def _encoder_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    from cwf_milvus.encode.settings import full_name
+
     settings = {
         setting: getattr(arguments, option)
         for option, setting in _SETTINGS.items()
@@ -219,6 +241,8 @@ def _encoder_settings(arguments: argparse.Namespace) -> dict[str, Any]:
         from cwf_milvus.encode.settings import COMPACT  # --help need not wait for numpy
 
         settings = {**COMPACT, **settings}
+    if "backbone" in settings:
+        settings["backbone"] = full_name(settings["backbone"])
     return settings | ({"paper_compat": True} if arguments.paper_compat else {})
 
 

@@ -30,6 +30,7 @@ def collection_options(command: argparse.ArgumentParser) -> None:
     """Add --uri and --collection."""
     command.add_argument(
         "--uri",
+        type=os.path.expanduser,  # also after an =, where no shell does it
         default=os.environ.get("CWF_MILVUS_URI", "photos.db"),
         metavar="URI",
         help="a .db path (Milvus Lite) or http(s)://host:port (%(default)s)",
@@ -97,6 +98,11 @@ def numbers(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r}: give class ids, as in 285,282") from error
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Return names with commas between them, for argparse."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def token() -> str | None:

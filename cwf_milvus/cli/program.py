@@ -18,8 +18,9 @@ from cwf_milvus.cli.graph import add_duplicates, add_graph, add_neighbours
 from cwf_milvus.cli.index import add_index
 from cwf_milvus.cli.networks import add_backbones, add_classes, add_convert_weights, add_explain
 from cwf_milvus.cli.options import OK, REFUSED, SOME_FAILED, USAGE, add_command, quiet_option
+from cwf_milvus.cli.remove import add_relocate, add_remove
 from cwf_milvus.cli.search import add_search
-from cwf_milvus.cli.upkeep import add_augment, add_info, add_remove, add_verify
+from cwf_milvus.cli.upkeep import add_augment, add_info, add_verify
 from cwf_milvus.errors import CollectionError, CwfError, MismatchError, StoreError
 from cwf_milvus.text import printable
 
@@ -96,6 +97,7 @@ def build_parser() -> argparse.ArgumentParser:
         add_info,
         add_verify,
         add_remove,
+        add_relocate,
         add_classes,
         add_explain,
         add_evaluate,

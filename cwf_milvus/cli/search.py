@@ -11,6 +11,7 @@ from cwf_milvus.cli.options import (
     OK,
     add_command,
     collection_options,
+    names,
     network_options,
     pixels_option,
     token,
@@ -75,6 +76,13 @@ def add_search(commands: Any) -> None:
     command.add_argument(
         "--explain", action="store_true", help="print each stage's score and rank of each hit"
     )
+    command.add_argument(
+        "--show",
+        type=names,
+        default=(),
+        metavar="FIELD,...",
+        help="your own fields to show, in the table and on the page (the page shows all)",
+    )
     command.add_argument("--json", action="store_true", help="print JSON, an object a query")
     command.add_argument("--html", metavar="FILE", help="write a page with pictures")
     pixels_option(command)
@@ -89,7 +97,6 @@ def _stages(named: list[str] | None) -> str | list[str]:
 def run(arguments: argparse.Namespace) -> int:
     """Search, print the hits and write the page; returns the exit status."""
     from cwf_milvus.collection import InstanceCollection
-    from cwf_milvus.photos.sources import uri_of
 
     boxes = [None if box == "-" else box for box in arguments.box or []]
     if boxes and len(boxes) != len(arguments.query):
@@ -115,9 +122,7 @@ def run(arguments: argparse.Namespace) -> int:
             "max_pixels": arguments.max_pixels,
         }
         if arguments.like or arguments.unlike:
-            like, unlike = (
-                [uri_of(uri) for uri in uris or []] for uris in (arguments.like, arguments.unlike)
-            )
+            like, unlike = arguments.like or (), arguments.unlike or ()
             given = arguments.query or None
             answers = [collection.search(given, like=like, unlike=unlike, **options)]
         else:
@@ -126,7 +131,7 @@ def run(arguments: argparse.Namespace) -> int:
             from cwf_milvus.answers.page import save_page
 
             shown = [(hits.query, hits, hits.found) for hits in answers]
-            page = save_page(shown, arguments.html)
+            page = save_page(shown, arguments.html, arguments.show or None)
             print(f"written: {page}", file=sys.stderr)
     for hits in answers:
         if arguments.json:
@@ -134,5 +139,5 @@ def run(arguments: argparse.Namespace) -> int:
         else:
             if len(answers) > 1:
                 print(f"{printable(hits.query.name)}:")
-            print(hits.explain() if arguments.explain else hits)
+            print(hits.explain() if arguments.explain else hits.table(arguments.show))
     return OK

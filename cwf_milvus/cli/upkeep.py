@@ -1,10 +1,9 @@
-"""The commands on a collection that is there: `info`, `verify`, `augment`, `remove`."""
+"""The commands on a collection that is there: `info`, `verify`, `augment`."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
 from typing import Any
 
 from cwf_milvus.cli.options import (
@@ -15,8 +14,6 @@ from cwf_milvus.cli.options import (
     print_pairs,
     token,
 )
-from cwf_milvus.errors import SettingsError
-from cwf_milvus.text import printable
 
 
 def add_augment(commands: Any) -> None:
@@ -90,36 +87,3 @@ def _verify(arguments: argparse.Namespace) -> int:
         outcome = collection.verify(accept=arguments.accept)
     print(json.dumps(outcome.to_dict()) if arguments.json else outcome)
     return OK if outcome.ok else SOME_FAILED
-
-
-def add_remove(commands: Any) -> None:
-    """Add `remove` and its options."""
-    command = add_command(
-        commands, "remove", _remove, "remove photos from a collection, or drop it"
-    )
-    command.add_argument(
-        "uris", nargs="*", metavar="URI", help="photos, as the collection has them"
-    )
-    command.add_argument("--all", action="store_true", help="drop the collection with its encoder")
-    collection_options(command)
-
-
-def _remove(arguments: argparse.Namespace) -> int:
-    from cwf_milvus.collection import InstanceCollection
-    from cwf_milvus.photos.sources import uri_of
-
-    if arguments.all == bool(arguments.uris):
-        raise SettingsError("name the photos to remove, or give --all to drop the collection")
-    with InstanceCollection.open(arguments.uri, arguments.collection, token=token()) as collection:
-        if arguments.all:
-            collection.drop()
-            print(f"dropped {arguments.collection}")
-            return OK
-        stored = collection.contents(arguments.uris)
-        named = {uri if uri in stored else uri_of(uri) for uri in arguments.uris}
-        missing = named - collection.contents(named).keys()
-        removed = collection.remove(named - missing)
-    for uri in sorted(missing):
-        print(f"not in {arguments.collection}: {printable(uri)}", file=sys.stderr)
-    print(f"removed {removed} of {len(named)}")
-    return SOME_FAILED if missing else OK

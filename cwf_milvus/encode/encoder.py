@@ -10,20 +10,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cwf_milvus.backbones.alone import alone
 from cwf_milvus.encode.batching import batches, in_batches
 from cwf_milvus.encode.describe import describe, encodings, whiten
 from cwf_milvus.encode.encoding import Encoding
 from cwf_milvus.encode.fitting import fit_whitenings, readable
 from cwf_milvus.encode.network import Network
 from cwf_milvus.encode.saved import Saved, fingerprint_of, read_folder, write_folder
-from cwf_milvus.encode.settings import default_settings
+from cwf_milvus.encode.settings import default_settings, full_name
 from cwf_milvus.encode.views import Prepared
 from cwf_milvus.encode.whitenings import Whitenings
 from cwf_milvus.errors import MismatchError, SettingsError, WhiteningError
 from cwf_milvus.method import aggregation
 from cwf_milvus.photos.box import BoxLike
 from cwf_milvus.photos.images import MAX_PIXELS
-from cwf_milvus.photos.listing import photo_items
+from cwf_milvus.photos.listing import is_one_photo, photo_items
 
 
 class Encoder(Network):
@@ -52,6 +53,7 @@ class Encoder(Network):
         (1024,)
     """
 
+    @alone()
     def __init__(
         self,
         backbone: str = "efficientnet_lite0",
@@ -64,7 +66,11 @@ class Encoder(Network):
         **settings: Any,
     ) -> None:
         super().__init__(
-            default_settings(backbone, **settings), weights, device, batch_size, max_pixels
+            default_settings(full_name(backbone), **settings),
+            weights,
+            device,
+            batch_size,
+            max_pixels,
         )
         self._unfitted = ""
         self.whitenings: Whitenings | None = None
@@ -131,7 +137,7 @@ class Encoder(Network):
             SettingsError: one photo in place of a list.
             WhiteningError: the encoder was made without a whitening and has not been fitted.
         """
-        if isinstance(images, str | bytes) or getattr(images, "ndim", 4) < 4:
+        if is_one_photo(images):
             raise SettingsError("encode takes several photos: give a list, as in encode([photo])")
         return self._encode_any(self.prepare(self.read(image)) for image in images)
 
@@ -149,9 +155,22 @@ class Encoder(Network):
         return self.encode_queries([(image, box)])[0]
 
     def encode_queries(self, queries: Iterable[tuple[object, BoxLike | None]]) -> list[Encoding]:
-        """Encode several (image, box) queries; see `encode_query`."""
-        return self._encode_any(self.prepare_query(image, box) for image, box in queries)
+        """Encode several (image, box) queries; see `encode_query`.
 
+        Raises:
+            SettingsError: one photo or pair in place of a list of pairs.
+        """
+        pairs = [] if is_one_photo(queries) else list(queries)
+        if is_one_photo(queries) or not all(
+            isinstance(pair, tuple | list) and len(pair) == 2 for pair in pairs
+        ):
+            raise SettingsError(
+                "encode_queries takes several queries, each a photo and its box: give a list, as "
+                "in encode_queries([(photo, box)])"
+            )
+        return self._encode_any(self.prepare_query(image, box) for image, box in pairs)
+
+    @alone()
     def encode_prepared(self, batch: Sequence[Prepared]) -> list[Encoding]:
         """Encode photos of one grid in one forward pass.
 
@@ -162,10 +181,12 @@ class Encoder(Network):
             raise WhiteningError(self._unfitted)
         return encodings(self.local_vectors(batch), self.whitenings, self.settings, batch)
 
+    @alone()
     def whiten(self, vectors: Tensor, kind: str) -> Tensor:
         """Whiten "classes" or "regions" vectors of shape (..., K) to (..., d), unit length."""
         return whiten(vectors, self.whitenings, kind)
 
+    @alone()
     def describe(self, class_vectors: Tensor, region_vectors: Sequence[Tensor]) -> Tensor:
         """Return the descriptors (B, d) of whitened class vectors (B, N, d) and B (R, d)."""
         return describe(class_vectors, region_vectors, self.settings)
@@ -175,6 +196,7 @@ class Encoder(Network):
 
     # Fitting
 
+    @alone()
     def fit(
         self,
         photos: object,

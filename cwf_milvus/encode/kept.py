@@ -26,6 +26,13 @@ class LastUsed(Generic[_Value]):
     def _empty(most_bytes: int) -> LRUCache[Hashable, tuple[_Value, int]]:
         return LRUCache(most_bytes, getsizeof=lambda kept: kept[1])
 
+    def __getstate__(self) -> int:
+        """Return what a copy or another process needs: the values stay here."""
+        return self.most_bytes
+
+    def __setstate__(self, most_bytes: int) -> None:
+        LastUsed.__init__(self, most_bytes)
+
     @property
     def held_bytes(self) -> int:
         """How many bytes are kept."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from cwf_milvus.backbones import create_backbone
+from cwf_milvus.backbones.alone import alone
 from cwf_milvus.backbones.weights import RANDOM
 from cwf_milvus.checks import checked_count
 from cwf_milvus.encode.kept import LastUsed
@@ -151,7 +152,7 @@ class Network:
 
     # From what the network takes to maps and vectors
 
-    @torch.no_grad()
+    @alone()
     def class_maps(self, batch: Sequence[Prepared]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Run the network on photos of one grid: what it sees, and where.
 
@@ -171,7 +172,7 @@ class Network:
         )
         return maps.features, ids, scores, class_maps
 
-    @torch.no_grad()
+    @alone()
     def local_vectors(self, batch: Sequence[Prepared]) -> LocalVectors:
         """Return class and region vectors of photos of one grid, before whitening."""
         features, ids, scores, class_maps = self.class_maps(batch)

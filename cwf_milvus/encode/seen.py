@@ -46,6 +46,13 @@ class FeatureCache:
         self.batches: LastUsed[Seen] = LastUsed(most_bytes)
         self._where: dict[str, tuple[str, ...]] = {}
 
+    def __getstate__(self) -> int:
+        """Return what a copy or another process needs: the maps stay here."""
+        return self.batches.most_bytes
+
+    def __setstate__(self, most_bytes: int) -> None:
+        FeatureCache.__init__(self, most_bytes)
+
     def find(self, photo: str) -> Seen | None:
         """Return the batch that a photo was seen in; None where it is not kept."""
         return self.batches.get(self._where.get(photo))

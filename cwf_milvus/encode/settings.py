@@ -143,6 +143,11 @@ class EncoderSettings:
         return cls(**values)
 
 
+def full_name(backbone: str) -> str:
+    """Return a backbone's name with its library, where it has one of timm's tags (``.a1_in1k``)."""
+    return f"timm:{backbone}" if "." in backbone and ":" not in backbone else backbone
+
+
 def default_settings(backbone: str, **changes: Any) -> EncoderSettings:
     """Return the settings that suit a backbone, with changes.
 

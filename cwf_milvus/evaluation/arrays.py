@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,8 +14,10 @@ from cwf_milvus.errors import SettingsError
 from cwf_milvus.evaluation.array_graph import ArrayGraph
 from cwf_milvus.method.diffusion import NEIGHBOURS
 from cwf_milvus.store.layout import Layout
+from cwf_milvus.store.names import Names, listed
 from cwf_milvus.store.refusals import checked_descriptors
 from cwf_milvus.store.rows import Row
+from cwf_milvus.store.told import Told
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +77,7 @@ class ArrayCollection:
         ]
 
     def get(
-        self, uris: Iterable[str], *, vectors: bool = False, filter: str | None = None
+        self, uris: Names, *, vectors: bool = False, filter: str | None = None
     ) -> list[Row | None]:
         """Return the rows of photos, in the order asked for; None for one that is not there.
 
@@ -83,7 +85,8 @@ class ArrayCollection:
             SettingsError: a filter, which only Milvus understands.
         """
         _refuse(filter)
-        return [self._row(self._places[uri]) if uri in self._places else None for uri in uris]
+        places = [self._places.get(str(uri)) for uri in listed(uris)]
+        return [None if place is None else self._row(place) for place in places]
 
     def vectors(self, wanted: Mapping[str, Vectors], kinds: Collection[Kind]) -> dict[str, Vectors]:
         """Return, by uri, photos' vectors with those of some kinds beside what was there."""
@@ -123,7 +126,7 @@ class ArrayCollection:
             height=one.height,
             class_ids=one.class_ids,
             class_scores=one.class_scores,
-            metadata={},
+            metadata=Told({}),
             score=score,
             packed={},
             layout=self.layout,

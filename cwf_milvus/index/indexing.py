@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import queue
 import threading
 import time
 import warnings
-from collections import deque
-from collections.abc import Generator, Hashable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Generator, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from urllib.parse import unquote_to_bytes
 
 from tqdm import tqdm
 
@@ -23,17 +20,21 @@ from cwf_milvus.encode.batching import batches
 from cwf_milvus.encode.encoder import Encoder
 from cwf_milvus.encode.encoding import Encoding
 from cwf_milvus.encode.views import Prepared
-from cwf_milvus.errors import ImageError, SettingsError
+from cwf_milvus.errors import ImageError, SettingsError, quoted
 from cwf_milvus.index.metadata import Metadata, MetadataSource
+from cwf_milvus.index.moved import Standing
+from cwf_milvus.index.pruning import gone_photos, without_deleted
 from cwf_milvus.index.report import Journal, Report, opened
-from cwf_milvus.photos.images import load_image
+from cwf_milvus.photos.exif import exif_fields
+from cwf_milvus.photos.images import Image, load_image
 from cwf_milvus.photos.limits import READING
 from cwf_milvus.photos.listing import named_photos
-from cwf_milvus.photos.sources import read_bytes, size_of, uri_of
+from cwf_milvus.photos.sources import read_bytes, size_of
 from cwf_milvus.photos.survey import Met
 from cwf_milvus.store.client import MESSAGE_BYTES
 from cwf_milvus.store.layout import METADATA_BYTES, checked_uri
-from cwf_milvus.store.photo_rows import PhotoRows
+from cwf_milvus.store.moves import MovableRows
+from cwf_milvus.store.told import Told
 
 _LOOKUP = 256  # photos whose stored content is asked for in one call
 
@@ -43,18 +44,22 @@ class _Photo:
     """A photo on its way through a run."""
 
     uri: str
-    metadata: dict[str, Any] | None
+    metadata: Told | None
     prepared: Prepared | None = None
     known: bool = False
+    moved: bool = False
     reason: str = ""
 
 
 def index_photos(
-    collection: PhotoRows,
+    collection: MovableRows,
     photos: object,
     *,
     metadata: MetadataSource = None,
+    replace_metadata: bool = False,
+    exif: bool = False,
     prune: bool = False,
+    prune_anyway: bool = False,
     progress: bool = True,
     report_file: str | Path | None = None,
     workers: int | None = None,
@@ -62,19 +67,18 @@ def index_photos(
 ) -> Report:
     """Add photos to a collection; see `InstanceCollection.add`, which takes the same."""
     started = time.monotonic()
-    items, folders, notes, passed = _plan(photos, metadata, prune)
+    prune = prune or prune_anyway
+    items, folders, notes, passed = _plan(photos, metadata, prune, prune_anyway)
     if workers is not None and workers < 1:
         raise SettingsError(f"workers={workers}: give a whole number of at least 1")
-    told = {uri: fields for uri, _ in items if (fields := notes.of(uri)) is not None}
-    for uri, fields in told.items():
-        collection.layout.checked_metadata(uri, fields)
-    if notes and items and not told:
-        warnings.warn(
-            f"the metadata names none of these {len(items)} photos, such as {items[0][0]!r}",
-            stacklevel=2,
-        )
+    for notice in notes.match([uri for uri, _ in items]) if items else []:
+        warnings.warn(notice, stacklevel=2)
+    for uri, _ in items:
+        collection.layout.checked_metadata(uri, notes.of(uri))
     report = Report()
     encoder = collection.encoder
+    limit = encoder.max_pixels if max_pixels is None else max_pixels
+    reader = _Reader(encoder, notes, limit, exif)
     # A batch is one message, so that it is stored whole or not at all, and forms again alike.
     row_bytes = collection.layout.row_bytes + 4 * METADATA_BYTES
     size = max(1, min(encoder.batch_size, MESSAGE_BYTES // row_bytes))
@@ -87,18 +91,17 @@ def index_photos(
             for met in passed:
                 journal.passed_over(met)
             with (
-                _Writer(collection, journal, bar) as writer,
+                _Writer(collection, journal, bar, replace_metadata) as writer,
                 closing(
-                    _readable(
-                        collection, items, notes, workers or worker_count(), writer, max_pixels
-                    )
+                    _readable(collection, items, reader, workers or worker_count(), writer)
                 ) as ready,
             ):
                 for batch in batches(ready, size, _grid):
                     prepared = [photo.prepared for photo in batch if photo.prepared is not None]
                     writer.put(batch, encoder.encode_prepared(prepared))
             if prune:
-                gone = _gone(collection, {uri for uri, _ in items}, folders)
+                here = {uri for uri, _ in items}
+                gone = gone_photos(collection, here, folders, anyway=prune_anyway)
                 for start in range(0, len(gone), _LOOKUP):
                     part = gone[start : start + _LOOKUP]
                     report.pruned += collection.remove(part)
@@ -114,18 +117,28 @@ def check_inputs(
     *,
     metadata: MetadataSource = None,
     prune: bool = False,
+    prune_anyway: bool = False,
     report_file: str | Path | None = None,
 ) -> None:
     """Raise what `index_photos` would for inputs that cannot be used, ahead of longer work."""
-    _plan(photos, metadata, prune)
+    _plan(photos, metadata, prune or prune_anyway, prune_anyway)
     if report_file is not None:
         opened(report_file).close()
 
 
 def _plan(
-    photos: object, metadata: MetadataSource, prune: bool
+    photos: object, metadata: MetadataSource, prune: bool, anyway: bool
 ) -> tuple[list[tuple[str, object]], list[str], Metadata, list[Met]]:
+    deleted: list[str] = []
+    if prune:
+        photos, deleted = without_deleted(photos)
+    if deleted and not anyway:
+        raise SettingsError(
+            f"{quoted(deleted[0])} does not exist: to remove the rows of a folder that was "
+            "deleted, give --prune-anyway (prune_anyway=True)"
+        )
     items, folders, passed = named_photos(photos)
+    folders += deleted
     if prune and not folders:
         raise SettingsError("prune removes rows under a named local folder, and none was named")
     return items, folders, Metadata.read(metadata, folders), passed
@@ -141,60 +154,73 @@ def _grid(photo: _Photo) -> Hashable:
 
 
 def _readable(
-    collection: PhotoRows,
+    collection: MovableRows,
     items: Sequence[tuple[str, object]],
-    notes: Metadata,
+    reader: _Reader,
     workers: int,
     writer: _Writer,
-    max_pixels: int | None,
 ) -> Generator[_Photo, None, None]:
     """Yield the photos to encode, in order, decoded ahead of time by `workers` threads."""
     ahead = 2 * workers + 2 * collection.encoder.batch_size
+    standing = Standing(collection, items, workers)
     with ThreadPoolExecutor(workers, thread_name_prefix="cwf-read") as pool:
         waiting: deque[Future[_Photo]] = deque()
         try:
-            for start in range(0, len(items), _LOOKUP):
-                chunk = items[start : start + _LOOKUP]
-                known = collection.contents([uri for uri, _ in chunk])
-                for uri, source in chunk:
-                    asked = (uri, source, notes.of(uri), known.get(uri), max_pixels)
-                    waiting.append(pool.submit(_read, collection.encoder, *asked))
-                    if len(waiting) > ahead:
-                        yield from _sorted_out(waiting.popleft().result(), writer)
+            for uri, source in items:
+                waiting.append(pool.submit(reader.read, uri, source, standing))
+                if len(waiting) > ahead:
+                    yield from _sorted_out(waiting.popleft().result(), writer)
             while waiting:
                 yield from _sorted_out(waiting.popleft().result(), writer)
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _read(
-    encoder: Encoder,
-    uri: str,
-    source: object,
-    metadata: dict[str, Any] | None,
-    known: str | None,
-    max_pixels: int | None,
-) -> _Photo:
-    limit = encoder.max_pixels if max_pixels is None else max_pixels
-    try:
-        checked_uri(uri)
-        if isinstance(source, ImageError):
-            raise source
-        if isinstance(source, str):
-            with READING.held(size_of(source)):
-                data = read_bytes(source)
-                if hashlib.sha256(data).hexdigest() == known:
-                    return _Photo(uri, metadata, known=True)
-                image = load_image(data, uri=uri, at_least=encoder.at_least, max_pixels=limit)
-                del data
-        else:
-            image = load_image(source, uri=uri, at_least=encoder.at_least, max_pixels=limit)
-            if image.content == known:
-                return _Photo(uri, metadata, known=True)
-        prepared = encoder.prepare(image)
-    except ImageError as error:
-        return _Photo(uri, metadata, reason=str(error))
-    return _Photo(uri, metadata, prepared, known is not None)
+@dataclass(frozen=True)
+class _Reader:
+    """Reads photos, and what is said of them; in several threads."""
+
+    encoder: Encoder
+    notes: Metadata
+    max_pixels: int
+    exif: bool
+
+    def read(self, uri: str, source: object, standing: Standing) -> _Photo:
+        """Return a photo prepared for the network, or why not."""
+        told = self.notes.of(uri)
+        known = uri in standing.known
+        try:
+            checked_uri(uri)
+            if isinstance(source, ImageError):
+                raise source
+            if uri in standing.same:
+                if self.exif and isinstance(source, str):
+                    told = self._with_exif(told, read_bytes(source), uri)
+                return _Photo(uri, told, known=True, moved=uri in standing.moved)
+            if isinstance(source, str):
+                with READING.held(size_of(source)):
+                    data = read_bytes(source)
+                    image = self._load(data, uri)
+                    told = self._with_exif(told, data, uri)
+                    del data
+            else:
+                image = self._load(source, uri)
+                if image.content == standing.known.get(uri):
+                    return _Photo(uri, told, known=True)
+                if isinstance(source, bytes):
+                    told = self._with_exif(told, source, uri)
+            prepared = self.encoder.prepare(image)
+        except ImageError as error:
+            return _Photo(uri, told, reason=str(error))
+        return _Photo(uri, told, prepared, known=known)
+
+    def _load(self, source: object, uri: str) -> Image:
+        at_least = self.encoder.at_least
+        return load_image(source, uri=uri, at_least=at_least, max_pixels=self.max_pixels)
+
+    def _with_exif(self, told: Told | None, data: bytes, uri: str) -> Told | None:
+        fields = exif_fields(data, uri) if self.exif else {}
+        return (told or Told({})).over(Told(fields, fields)) if fields else told
 
 
 def _sorted_out(photo: _Photo, writer: _Writer) -> Iterator[_Photo]:
@@ -206,40 +232,17 @@ def _sorted_out(photo: _Photo, writer: _Writer) -> Iterator[_Photo]:
         writer.same(photo)
 
 
-def _gone(collection: PhotoRows, here: set[str], folders: Sequence[str]) -> list[str]:
-    """Return the uris of stored photos under `folders` whose files are no more.
-
-    What cannot be told, in a folder without access, is not gone.
-    """
-    under = tuple(
-        name.rstrip("/") + "/"
-        for folder in folders
-        for name in (uri_of(Path(folder)), Path(folder).as_uri())  # some names are stored as uris
-    )
-    uris = (uri for uri in collection.uris() if uri.startswith(under) and uri not in here)
-    return [uri for uri in uris if _is_gone(uri)]
-
-
-def _is_gone(uri: str) -> bool:
-    encoded = uri.startswith("file://")
-    path = os.fsdecode(unquote_to_bytes(uri.removeprefix("file://"))) if encoded else uri
-    try:
-        os.lstat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except (OSError, ValueError):
-        return False
-    return False
-
-
 class _Writer:
     """Upserts finished batches in a thread of its own, in order, and counts them."""
 
-    def __init__(self, collection: PhotoRows, journal: Journal, bar: tqdm) -> None:
+    def __init__(
+        self, collection: MovableRows, journal: Journal, bar: tqdm, replace_metadata: bool
+    ) -> None:
         self._collection = collection
         self._journal = journal
         self._report = journal.report
         self._bar = bar
+        self._replaces = replace_metadata
         self._batches: queue.Queue[tuple[list[_Photo], list[Encoding]] | None] = queue.Queue(2)
         self._same: list[_Photo] = []
         self._error: BaseException | None = None
@@ -276,10 +279,13 @@ class _Writer:
         if len(self._same) <= most:
             return
         told = {p.uri: p.metadata for p in self._same if p.metadata is not None}
-        changed = self._collection.set_metadata(told)
-        for uri in changed:
-            self._journal.line(uri, "updated")
-        self._count(updated=len(changed), skipped=len(self._same) - len(changed))
+        changed = set(self._collection.set_metadata(self._with_stored(told)))
+        counts = Counter[str]()
+        for photo in self._same:
+            status = "moved" if photo.moved else "updated" if photo.uri in changed else "same"
+            counts[status] += 1
+            self._journal.line(photo.uri, status)
+        self._count(moved=counts["moved"], updated=counts["updated"], skipped=counts["same"])
         self._same.clear()
 
     def _run(self) -> None:
@@ -293,14 +299,20 @@ class _Writer:
 
     def _store(self, photos: list[_Photo], encodings: list[Encoding]) -> None:
         told = {photo.uri: photo.metadata for photo in photos}
-        silent = [photo.uri for photo in photos if photo.known and photo.metadata is None]
-        for uri, row in zip(silent, self._collection.get(silent), strict=True):
-            told[uri] = row.metadata if row is not None else None
+        told |= self._with_stored({p.uri: p.metadata or Told({}) for p in photos if p.known})
         self._collection.upsert(encodings, list(told.values()))
         for photo in photos:
             self._journal.line(photo.uri, "updated" if photo.known else "added")
         known = sum(photo.known for photo in photos)
         self._count(added=len(photos) - known, updated=known)
+
+    def _with_stored(self, told: Mapping[str, Told]) -> dict[str, Told]:
+        """Return, for stored photos, what is told of them over what they have."""
+        found = dict(told)
+        for (uri, fields), row in zip(told.items(), self._collection.get(list(told)), strict=True):
+            if row is not None and not (self._replaces and fields):
+                found[uri] = fields.over(row.metadata)
+        return found
 
     def _check(self) -> None:
         if self._error is not None:
@@ -310,6 +322,7 @@ class _Writer:
         self,
         added: int = 0,
         updated: int = 0,
+        moved: int = 0,
         skipped: int = 0,
         failed: Sequence[tuple[str, str]] = (),
     ) -> None:
@@ -317,6 +330,7 @@ class _Writer:
         with self._counting:
             report.added += added
             report.updated += updated
+            report.moved += moved
             report.skipped += skipped
             report.failed += failed
             self._bar.set_postfix_str(
@@ -324,4 +338,4 @@ class _Writer:
                 f"{len(report.failed)} failed",
                 refresh=False,
             )
-            self._bar.update(added + updated + skipped + len(failed))
+            self._bar.update(added + updated + moved + skipped + len(failed))

@@ -21,6 +21,7 @@ class Report:
     Attributes:
         added: photos that were not in the collection.
         updated: photos whose bytes or metadata changed.
+        moved: photos that had another name before, and keep their vectors and fields.
         skipped: photos that were there already, with the same bytes and metadata.
         failed: (uri, reason) of each photo that could not be read.
         pruned: rows removed because their file is gone.
@@ -31,6 +32,7 @@ class Report:
 
     added: int = 0
     updated: int = 0
+    moved: int = 0
     skipped: int = 0
     pruned: int = 0
     failed: list[tuple[str, str]] = field(default_factory=list)
@@ -40,14 +42,15 @@ class Report:
     @property
     def n_photos(self) -> int:
         """How many photos the run has dealt with."""
-        return self.added + self.updated + self.skipped + len(self.failed)
+        return self.added + self.updated + self.moved + self.skipped + len(self.failed)
 
     def __str__(self) -> str:
         rate = (self.added + self.updated) / self.seconds if self.seconds else 0.0
+        moved = f", {self.moved} moved" if self.moved else ""
         pruned = f", {self.pruned} pruned" if self.pruned else ""
         passed = ", ".join(f"{n} {kind}" for kind, n in sorted(self.passed.items()))
         return (
-            f"{self.added} added, {self.updated} updated, {self.skipped} skipped, "
+            f"{self.added} added, {self.updated} updated{moved}, {self.skipped} skipped, "
             f"{len(self.failed)} failed{pruned} in {self.seconds:.1f} s ({rate:.1f} photos/s)"
             + (f"; passed over: {passed}" if passed else "")
         )

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cwf_milvus.store.photo_rows import PhotoRows
+from cwf_milvus.store.moves import MovableRows
 
 if TYPE_CHECKING:  # scipy's sparse arrays take a while, and much is done without them
     from cwf_milvus.index.alike import Duplicates, Neighbour
     from cwf_milvus.index.graph import GraphReport
 
 
-class PhotosWithGraph(PhotoRows):
+class PhotosWithGraph(MovableRows):
     """The rows of a collection, and the graph of its photos."""
 
     def build_graph(

@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Mapping
 
-from cwf_milvus.errors import ImageError
+from cwf_milvus.errors import ImageError, SettingsError, quoted
 from cwf_milvus.photos.images import load_image
 from cwf_milvus.photos.survey import Met, survey
 
@@ -30,7 +30,11 @@ def list_photos(
 def named_photos(photos: object) -> tuple[list[tuple[str, object]], list[str], list[Met]]:
     """Return (uri, source) of every photo, once each, the local folders, and what is no photo."""
     if isinstance(photos, Mapping):
-        return [(str(uri), image) for uri, image in photos.items()], [], []
+        names = [str(uri) for uri in photos]
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise SettingsError(f"two photos are called {quoted(twice)}: give each its own name")
+        return list(zip(names, photos.values(), strict=True)), [], []
     listed = _listed(photos)
     named = [source for source in listed if isinstance(source, str | os.PathLike)]
     met = sorted(survey(named), key=lambda one: one.uri) if named else []
@@ -44,6 +48,16 @@ def named_photos(photos: object) -> tuple[list[tuple[str, object]], list[str], l
             items.setdefault(*_unnamed(source, number))
     folders = [os.path.abspath(source) for source in named if os.path.isdir(source)]  # noqa: PTH100, PTH112
     return list(items.items()), folders, [one for one in met if not one.is_photo]
+
+
+def is_one_photo(photos: object) -> bool:
+    """Whether this is one name or one photo, where several may be given."""
+    return (
+        isinstance(photos, str | os.PathLike | bytes | bytearray | memoryview)
+        or not isinstance(photos, Iterable)
+        or hasattr(photos, "read")
+        or (hasattr(photos, "__array__") and getattr(photos, "ndim", 3) < 4)
+    )
 
 
 def _unnamed(source: object, number: int) -> tuple[str, object]:
@@ -66,10 +80,4 @@ def photo_items(photos: object) -> list[object]:
 
 def _listed(photos: object) -> list[object]:
     """Return one photo, or the name of some, as a list; several as they are."""
-    is_one = (
-        isinstance(photos, str | os.PathLike | bytes | bytearray | memoryview)
-        or not isinstance(photos, Iterable)
-        or hasattr(photos, "read")
-        or (hasattr(photos, "__array__") and getattr(photos, "ndim", 3) < 4)
-    )
-    return [photos] if is_one else list(photos)  # type: ignore[call-overload]
+    return [photos] if is_one_photo(photos) else list(photos)  # type: ignore[call-overload]

@@ -97,6 +97,19 @@ def size_of(uri: str) -> int:
         return 0
 
 
+def is_gone(uri: str) -> bool:
+    """Whether a local photo's file is no more; False for urls, and where that cannot be told."""
+    try:
+        path = local_path(uri) if os.path.isabs(uri) or uri.startswith("file://") else None  # noqa: PTH117
+        if path is not None:
+            os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except (OSError, ValueError):
+        return False
+    return False
+
+
 def refuse_surrogates(uri: str) -> None:
     """Raise ImageError for a name that is not valid UTF-8, which Milvus could not store."""
     try:

@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import Any, TypeAlias
 
 from cwf_milvus.answers.hits import Hit, Query
+from cwf_milvus.backbones.alone import alone
 from cwf_milvus.errors import SettingsError
 from cwf_milvus.search.fetch import fetch_vectors
 from cwf_milvus.search.gallery import Gallery
@@ -65,6 +66,7 @@ def _is(word: str, given: object) -> bool:
     return isinstance(given, str) and given == word
 
 
+@alone()
 def run_stages(
     stages: Sequence[Stage],
     queries: Sequence[Query],

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 
 from cwf_milvus.encode.encoder import Encoder
 from cwf_milvus.encode.encoding import Kind, Vectors
+from cwf_milvus.store.names import Names
 from cwf_milvus.store.rows import Row
 
 
@@ -39,7 +40,7 @@ class Gallery(Protocol):
         """Return, for each of the descriptors (Q, d), the nearest rows, best first."""
 
     def get(
-        self, uris: Iterable[str], *, vectors: bool = False, filter: str | None = None
+        self, uris: Names, *, vectors: bool = False, filter: str | None = None
     ) -> list[Row | None]:
         """Return the rows of photos, in the order asked for; None for one that is not there."""
 

@@ -24,6 +24,8 @@ from cwf_milvus.search.registry import AUTO, CANDIDATES, NONE
 from cwf_milvus.search.stage import Context, Stage
 from cwf_milvus.store.augmentation import augmented_search
 from cwf_milvus.store.client import TOP_K, check_limit
+from cwf_milvus.store.fields import check_filter
+from cwf_milvus.store.names import Names, listed
 from cwf_milvus.store.photo_rows import PhotoRows
 from cwf_milvus.store.rows import Row
 
@@ -41,8 +43,8 @@ def search(
     rerank: Rerank = AUTO,
     expand: Expand = AUTO,
     stages: Sequence[Stage] | None = None,
-    like: Sequence[str] | str = (),
-    unlike: Sequence[str] | str = (),
+    like: Names = (),
+    unlike: Names = (),
     augmented: bool = False,
     min_certainty: float | None = None,
     max_pixels: int | None = None,
@@ -59,10 +61,11 @@ def search(
         "augmented": augmented,
         "min_certainty": min_certainty,
     }
-    if like or unlike:
+    near, far = listed(like), listed(unlike)
+    if near or far:
         if images is not None or box is not None:
             raise SettingsError("give either images, with boxes or not, or like and unlike")
-        query, named = steered_query(gallery, _listed(like), _listed(unlike))
+        query, named = steered_query(gallery, near, far)
         return search_queries(gallery, [query], without=named, **options)[0]
     if images is None:
         raise SettingsError("nothing to search with: give images, or uris in like")
@@ -131,6 +134,8 @@ def search_queries(
 
     descriptors = np.stack([query.encoding.descriptor for query in queries])
     answers = find(queries, descriptors, depth)
+    if filter and isinstance(gallery, PhotoRows):
+        check_filter(gallery, filter, (hit.metadata for answer in answers for hit in answer))
     context = Context(gallery, find, depth, look_up=look_up)
     answers = run_stages(stages, queries, answers, context, candidates)
     judged = map(judge, queries, answers)
@@ -140,9 +145,7 @@ def search_queries(
     ]
 
 
-def steered_query(
-    gallery: Gallery, like: Sequence[str], unlike: Sequence[str]
-) -> tuple[Query, set[str]]:
+def steered_query(gallery: Gallery, like: Names, unlike: Names) -> tuple[Query, set[str]]:
     """Return a query made of stored photos, and the uris that are not to be found by it.
 
     Its descriptor is that of `steer`; its local vectors are those of the photos in `like`, one
@@ -157,18 +160,21 @@ def steered_query(
         CollectionError: a uri that is not stored.
         SettingsError: nothing in `like`, or photos that cancel each other out.
     """
-    if not like:
+    near, far = listed(like), listed(unlike)
+    if not near:
         raise SettingsError("unlike alone has no direction: give like too")
-    uris = list(dict.fromkeys([*like, *unlike]))
-    rows = dict(zip(uris, gallery.get(uris, vectors=True), strict=True))
-    missing = [uri for uri, row in rows.items() if row is None]
-    if missing:
-        raise CollectionError(f"{missing[0]!r} is not in the collection: add it first")
-    encodings = {uri: row.unpack() for uri, row in rows.items() if row is not None}
-    liked = [encodings[uri] for uri in dict.fromkeys(like)]
+    rows: list[Row] = []
+    for name, row in zip([*near, *far], gallery.get([*near, *far], vectors=True), strict=True):
+        if row is None:
+            raise CollectionError(f"{str(name)!r} is not in the collection: add it first")
+        rows.append(row)
+    encodings = {row.uri: row.unpack() for row in rows}
+    wanted = list(dict.fromkeys(row.uri for row in rows[: len(near)]))
+    unwanted = [row.uri for row in rows[len(near) :]]
+    liked = [encodings[uri] for uri in wanted]
     descriptor = steer(
         np.stack([one.descriptor for one in liked]),
-        np.stack([encodings[uri].descriptor for uri in unlike]) if unlike else None,
+        np.stack([encodings[uri].descriptor for uri in unwanted]) if unwanted else None,
     )
     first = liked[0]
     by_class: dict[int, np.ndarray] = {}
@@ -187,8 +193,10 @@ def steered_query(
         region_vectors=np.concatenate([one.region_vectors for one in liked]),
         content="",
     )
-    name = f"like {', '.join(like)}" + (f", unlike {', '.join(unlike)}" if unlike else "")
-    return Query(encoding, name), set(uris)
+    name = f"like {', '.join(wanted)}"
+    if unwanted:
+        name += f", unlike {', '.join(unwanted)}"
+    return Query(encoding, name), set(encodings)
 
 
 def ask(
@@ -245,10 +253,6 @@ def as_hit(query: Query, row: Row, rank: int, class_names: Sequence[str]) -> Hit
         stages=(StageScore(_DESCRIPTOR, score, rank),),
         vectors=Vectors(row.content, row.class_ids, checksum=row.checksum),
     )
-
-
-def _listed(uris: Sequence[str] | str) -> list[str]:
-    return [uris] if isinstance(uris, str) else list(uris)
 
 
 def _checked_box(box: BoxLike | None) -> Box | None:

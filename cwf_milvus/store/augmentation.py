@@ -81,7 +81,7 @@ class Augmented(SideCollection):
     def verify(self) -> list[str]:
         """Return what is wrong with it: descriptors of photos that are not stored any more."""
         uris = list(self.uris())
-        gone = len(uris) - len(self._rows.contents(uris))
+        gone = len(uris) - len(self._rows.known(uris))
         return [f"{self.name!r} has {gone} rows of photos that are gone"] if gone else []
 
 

@@ -7,7 +7,7 @@ Milvus itself.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -76,10 +76,9 @@ class ClassRows(SideCollection):
         self.delete([encoding.uri for encoding in encodings if encoding.uri in present])
         rows: list[dict[str, Any]] = []
         for encoding in encodings:
-            key = hashlib.sha256(encoding.uri.encode()).hexdigest()[:40]
             rows += [
                 {
-                    "key": f"{key}-{rank}",
+                    "key": _key(encoding.uri, rank),
                     "uri": encoding.uri,
                     "class_id": int(class_id),
                     "rank": rank,
@@ -89,9 +88,35 @@ class ClassRows(SideCollection):
                     zip(encoding.class_ids, encoding.class_vectors, strict=True)
                 )
             ]
+        self._write(rows)
+
+    def copy(self, pairs: Mapping[str, str], ranks: Mapping[str, int]) -> None:
+        """Store the class vectors of photos under other uris too.
+
+        Args:
+            pairs: old uri to new.
+            ranks: how many class vectors each old one has.
+        """
+        wanted = {_key(old, rank): new for old, new in pairs.items() for rank in range(ranks[old])}
+        fields = ["class_id", "rank", "vector"]
+        found = self.store.fetch(
+            self.name, "key", list(wanted), fields, row_bytes=4 * self._dim + 2 * _URI_BYTES
+        )
+        self._write(
+            [
+                {**row, "key": _key(wanted[key], row["rank"]), "uri": wanted[key]}
+                for key, row in found.items()
+            ]
+        )
+
+    def _write(self, rows: Sequence[dict[str, Any]]) -> None:
         for start in range(0, len(rows), self._at_once):
             self.store.write(self.name, rows[start : start + self._at_once])
 
     def delete(self, uris: Sequence[str]) -> None:
         """Delete the class vectors of photos."""
         self.store.delete(self.name, "uri", uris)
+
+
+def _key(uri: str, rank: int) -> str:
+    return f"{hashlib.sha256(uri.encode()).hexdigest()[:40]}-{rank}"

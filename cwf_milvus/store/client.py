@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -61,6 +62,7 @@ class Store:
         self._secrets = [token] if token else []
         self.timeout = LOAD_SECONDS if self.is_lite else timeout
         self._broken: str | None = None
+        self._process = os.getpid()
         self._lite_path: str | None = None
         self._client: MilvusClient | None = None
         if self.is_lite:
@@ -80,7 +82,7 @@ class Store:
     def close(self) -> None:
         """Close the connection; the last one to a ``.db`` lets another process open it."""
         client, self._client = self._client, None
-        if client is not None:
+        if client is not None and self._process == os.getpid():
             client.close()
             if self._lite_path is not None:
                 release_lite(self._lite_path)
@@ -93,6 +95,11 @@ class Store:
         Raises:
             StoreError: Milvus refused, failed or did not answer in time.
         """
+        if self._process != os.getpid():
+            raise StoreError(
+                f"the connection to {self.uri} was opened in another process, of which this one is "
+                "a fork: open the collection here anew"
+            )
         if self._client is None:
             raise StoreError(f"the connection to {self.uri} is closed: open the collection again")
         called = getattr(self._client, method)

@@ -17,11 +17,13 @@ from cwf_milvus.errors import ImageError, MismatchError, SettingsError
 from cwf_milvus.store.filters import is_storable
 from cwf_milvus.store.kinds import STORED, Room
 from cwf_milvus.store.packing import FIELD_BYTES, Precision, Text
+from cwf_milvus.store.told import Told
 
 URI_BYTES = 4096
 METADATA_BYTES = 65_536
 PLAIN_FIELDS = ("content", "width", "height", "class_ids", "class_scores")
-_RESERVED = {"$meta", "_seq", "_partition"}
+_BESIDE = "_beside"  # keeps `Told.beside`
+_RESERVED = {"$meta", "_seq", "_partition", _BESIDE}
 _ARRAY_ITEMS = 4096
 _SCHEMA_FIELDS = 64
 
@@ -196,7 +198,13 @@ class Layout:
             if name in row
         }
         told = self.checked_metadata(str(row["uri"]), metadata)
-        return {**kept, **told, "checksum": self.checksum({**kept, **told})}
+        row = {**kept, **told, "checksum": self.checksum({**kept, **told})}
+        beside = sorted(metadata.beside) if isinstance(metadata, Told) else []
+        return {**row, _BESIDE: beside} if beside else row
+
+    def renamed(self, row: Mapping[str, Any], uri: str) -> dict[str, Any]:
+        """Return a fetched row under another uri, and the checksum that then belongs to it."""
+        return self.with_metadata({**row, "uri": uri}, self.metadata_of(row))
 
     def checked_metadata(self, uri: str, metadata: Mapping[str, Any] | None) -> dict[str, Any]:
         """Return metadata as Milvus gives it back, as plain JSON values.
@@ -227,9 +235,10 @@ class Layout:
             )
         return plain
 
-    def metadata_of(self, row: Mapping[str, Any]) -> dict[str, Any]:
+    def metadata_of(self, row: Mapping[str, Any]) -> Told:
         """Return the user's own fields of a fetched row."""
-        return {name: value for name, value in row.items() if name not in self.fields}
+        fields = {n: v for n, v in row.items() if n not in self.fields and n != _BESIDE}
+        return Told(fields, row.get(_BESIDE, ()))
 
     def checksum(self, row: Mapping[str, Any]) -> str:
         """Return SHA-256, in hex, of all that a row holds."""

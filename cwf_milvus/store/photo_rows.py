@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -19,6 +19,7 @@ from cwf_milvus.store.client import MESSAGE_BYTES, METRIC, Store, check_limit
 from cwf_milvus.store.graph import Graph
 from cwf_milvus.store.layout import PLAIN_FIELDS, Layout
 from cwf_milvus.store.ledger import Ledger
+from cwf_milvus.store.names import Names, stored_names
 from cwf_milvus.store.refusals import (
     check_encoder,
     check_schema,
@@ -68,6 +69,7 @@ class PhotoRows:
         self._restore: dict[str, Any] = {"weights": weights, "device": device}
         self._lock = threading.RLock()
         self._absent: set[str] = set()  # photos asked for, not there, and not stored since
+        self.seen_fields: set[str] = set()  # of the user's, that some photo has
         _must_exist(store, name)
         self.name = name = store.name_of(name)
         self.sidecar = Sidecar(store, name)
@@ -144,7 +146,7 @@ class PhotoRows:
             present: Collection[str] = ()
             if self.class_rows is not None:
                 # A question that sees every write takes a server 200 ms.
-                present = self.contents([uri for uri in uris if uri not in self._absent])
+                present = self.known([uri for uri in uris if uri not in self._absent])
             for start in range(0, len(rows), at_once):
                 part = slice(start, start + at_once)
                 with self.ledger.storing(uris[part]):
@@ -188,9 +190,10 @@ class PhotoRows:
             StoreError: Milvus failed.
             SettingsError: metadata that Milvus cannot hold.
         """
-        told = {uri: self.layout.checked_metadata(uri, fields) for uri, fields in metadata.items()}
+        told = dict(zip(self.named(metadata), metadata.values(), strict=True))
+        plain = {uri: self.layout.checked_metadata(uri, one) for uri, one in told.items()}
         stored = self.get(list(told))
-        changed = [row.uri for row in stored if row is not None and row.metadata != told[row.uri]]
+        changed = [row.uri for row in stored if row is not None and row.metadata != plain[row.uri]]
         with self._lock:
             at_once = max(1, MESSAGE_BYTES // self.layout.row_bytes)
             for start in range(0, len(changed), at_once):
@@ -202,15 +205,23 @@ class PhotoRows:
                     )
         return changed
 
-    def remove(self, uris: Iterable[str]) -> int:
+    def named(self, names: Names) -> list[str]:
+        """Return the uris that names of photos stand for; see `stored_names`."""
+        return stored_names(self.store, self.name, names)
+
+    def remove(self, uris: Names) -> int:
         """Delete photos, and return how many of them there were.
+
+        Args:
+            uris: one, or several; see `stored_names`.
 
         Raises:
             StoreError: Milvus failed.
+            SettingsError: something that is no name.
         """
-        asked = list(uris)
         with self._lock:
-            there = list(self.contents(asked))
+            asked = self.named(uris)
+            there = list(self.known(asked))
             with self.ledger.removing(there, asked):
                 if self.class_rows is not None:
                     self.class_rows.delete(there)
@@ -218,19 +229,20 @@ class PhotoRows:
         return len(there)
 
     def get(
-        self, uris: Iterable[str], *, vectors: bool = False, filter: str | None = None
+        self, uris: Names, *, vectors: bool = False, filter: str | None = None
     ) -> list[Row | None]:
         """Return the rows of photos, in the order asked for; None for one that is not there.
 
         Args:
-            uris: of the photos.
+            uris: of the photos, one or several; see `stored_names`.
             vectors: fetch the vectors too, for `Row.unpack`.
             filter: a Milvus filter expression; photos that it keeps out are not there.
 
         Raises:
             StoreError: Milvus failed.
+            SettingsError: something that is no name.
         """
-        asked = list(uris)
+        asked = self.named(uris)
         found = self.store.fetch(
             self.name,
             "uri",
@@ -241,9 +253,16 @@ class PhotoRows:
         )
         return [as_row(self.layout, found[uri]) if uri in found else None for uri in asked]
 
-    def contents(self, uris: Iterable[str]) -> dict[str, str]:
-        """Return uri to SHA-256 of the bytes, in hex, for those photos that are there."""
-        asked = list(uris)
+    def contents(self, uris: Names) -> dict[str, str]:
+        """Return uri to SHA-256 of the bytes, in hex, for those photos that are there.
+
+        Args:
+            uris: one, or several; see `stored_names`.
+        """
+        return self.known(self.named(uris))
+
+    def known(self, asked: Sequence[str]) -> dict[str, str]:
+        """Return what `contents` does, of uris taken as they are written."""
         found = self.store.fetch(self.name, "uri", asked, ["content"])
         self._absent.update(asked)
         self._absent.difference_update(found)

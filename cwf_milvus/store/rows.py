@@ -13,6 +13,7 @@ from cwf_milvus.errors import CollectionError
 from cwf_milvus.method.keypoint_codes import Keypoints
 from cwf_milvus.store.kinds import STORED
 from cwf_milvus.store.layout import Layout
+from cwf_milvus.store.told import Told
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +27,7 @@ class Row:
         height: of the upright photo, in pixels.
         class_ids: of shape (N,), int64, the most likely class first.
         class_scores: of shape (N,), float32.
-        metadata: the user's own fields.
+        metadata: the user's own fields, a dict.
         score: inner product with the query's descriptor, in a search's answer.
         packed: the vectors as they are stored; None where they were not asked for.
         layout: how to read them.
@@ -39,7 +40,7 @@ class Row:
     height: int
     class_ids: np.ndarray
     class_scores: np.ndarray
-    metadata: dict[str, Any]
+    metadata: Told
     score: float | None
     packed: Mapping[str, Any] | None = field(repr=False)
     layout: Layout = field(repr=False)

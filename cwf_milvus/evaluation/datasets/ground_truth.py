@@ -74,8 +74,9 @@ def _query(entry: Any, images: frozenset[str], where: str) -> QueryTruth:
     judged = {}
     for kind in ("positives", "junk"):
         judged[kind] = frozenset(_names(entry.get(kind, []), f"{where}: {kind}"))
-        for name in sorted(judged[kind] - images):
-            raise SettingsError(f"{where}: {kind} has {name!r}, which is not among images")
+    for name in sorted(judged["positives"] - images):
+        raise SettingsError(f"{where}: positives has {name!r}, which is not among images")
+    judged["junk"] &= images  # what is not searched cannot be found
     for name in sorted(judged["positives"] & judged["junk"]):
         raise SettingsError(f"{where}: {name!r} is among positives and junk; choose one")
     box, group = entry.get("bbox"), entry.get("group")

@@ -8,8 +8,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from cwf_milvus.errors import SettingsError
+from cwf_milvus.errors import BoxError, ImageError, SettingsError
 from cwf_milvus.photos.box import Box
+from cwf_milvus.photos.images import load_image
 from cwf_milvus.photos.sources import PHOTO_SUFFIXES
 
 DISTRACTOR = "distractor:"
@@ -17,6 +18,7 @@ DISTRACTOR = "distractor:"
 
 SETUPS = ("easy", "medium", "hard")
 _SHOWN = 5
+_GLANCE = 64  # pixels: a photo is read for its size alone
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,7 @@ class Dataset:
     def check(self) -> list[str]:
         """What to know before hours are spent, a line each; empty when all is as published."""
         lines = []
+        searched = set(self.images)
         n_distractors = sum(name.startswith(DISTRACTOR) for name in self.images)
         counts = {"images": len(self.images) - n_distractors, "queries": len(self.queries)}
         for what, expected in self.expected.items():
@@ -107,6 +110,17 @@ class Dataset:
                 f"{len(self.surplus)} surplus, not searched (give distractors in a folder of their "
                 f"own): {_first(self.surplus)}"
             )
+        unjudged = [
+            query.image
+            for query in self.queries
+            if query.image in searched and query.image not in query.positives | query.junk
+        ]
+        if unjudged:
+            lines.append(
+                f"{len(unjudged)} query photos are among the images, and neither junk nor positive "
+                f"for themselves, so that finding them counts as wrong: {_first(unjudged)}"
+            )
+        lines += self.boxes_outside()
         by_reason: dict[str, list[str]] = {}
         for name, reason in self.skipped.items():
             by_reason.setdefault(reason, []).append(name)
@@ -114,6 +128,20 @@ class Dataset:
             f"{len(names)} skipped, {reason}: {_first(names)}"
             for reason, names in by_reason.items()
         ]
+        return lines
+
+    def boxes_outside(self) -> list[str]:
+        """Say of each query whose box does not lie in its photo what is wrong with it."""
+        lines = []
+        for query in self.queries:
+            if query.box is not None:
+                try:
+                    photo = load_image(self.path(query.image), at_least=_GLANCE)
+                    query.box.checked(photo.width, photo.height)
+                except ImageError:
+                    continue  # encoding it says why
+                except BoxError as error:
+                    lines.append(f"the query {query.image!r}: {error}")
         return lines
 
     def __str__(self) -> str:
