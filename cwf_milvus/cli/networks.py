@@ -129,13 +129,14 @@ def _convert_weights(arguments: argparse.Namespace) -> int:
 
 def _bare_encoder(arguments: argparse.Namespace, **settings: int) -> Encoder:
     from cwf_milvus.encode.encoder import Encoder
+    from cwf_milvus.photos.limits import MAX_PIXELS
 
-    if arguments.max_pixels:
-        settings["max_pixels"] = arguments.max_pixels
     return Encoder(
         arguments.backbone,
         weights=arguments.weights,
         device=arguments.device,
+        runtime=arguments.runtime,
         whitening=None,
+        max_pixels=arguments.max_pixels or MAX_PIXELS,
         **settings,
     )

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cwf_milvus.backbones import create_backbone
 from cwf_milvus.backbones.alone import alone
+from cwf_milvus.backbones.kept import Runtime
 from cwf_milvus.backbones.weights import RANDOM
 from cwf_milvus.checks import checked_count
 from cwf_milvus.encode.kept import LastUsed
@@ -45,6 +46,7 @@ class Network:
         device: str | torch.device | None,
         batch_size: int | None,
         max_pixels: int,
+        runtime: Runtime,
     ) -> None:
         self.settings = settings
         # Absolute, so that the encoder can be restored from another folder.
@@ -57,6 +59,7 @@ class Network:
             layer=settings.layer,
             cams_from=settings.cams_from,
             device=device,
+            runtime=runtime,
         )
         self.weights_digest = self.backbone.digest()
         self.seen = FeatureCache()

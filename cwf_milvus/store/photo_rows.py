@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from cwf_milvus.encode.class_names import keep_class_names, kept_class_names
 from cwf_milvus.encode.encoding import Encoding, Kind, Stored, Vectors
 from cwf_milvus.encode.kept import LastUsed
 from cwf_milvus.errors import CollectionError, SettingsError
@@ -33,6 +34,7 @@ from cwf_milvus.store.vectors import StoredVectors
 if TYPE_CHECKING:  # torch takes seconds, and much is done without it
     import torch
 
+    from cwf_milvus.backbones.kept import Runtime
     from cwf_milvus.encode.encoder import Encoder
     from cwf_milvus.encode.saved import Saved
 
@@ -50,6 +52,7 @@ class PhotoRows:
         encoder: the encoder to use, in place of restoring it; must be the same.
         weights: the network's checkpoint, for an encoder to be restored.
         device: where the restored network runs.
+        runtime: what runs it on a CPU, as in `Encoder`.
 
     Raises:
         CollectionError: there is no such collection, or it is damaged.
@@ -64,9 +67,10 @@ class PhotoRows:
         encoder: Encoder | None = None,
         weights: str | Path | None = None,
         device: str | torch.device | None = None,
+        runtime: Runtime = "auto",
     ) -> None:
         self.store = store
-        self._restore: dict[str, Any] = {"weights": weights, "device": device}
+        self._restore: dict[str, Any] = {"weights": weights, "device": device, "runtime": runtime}
         self._lock = threading.RLock()
         self._absent: set[str] = set()  # photos asked for, not there, and not stored since
         self.seen_fields: set[str] = set()  # of the user's, that some photo has
@@ -113,7 +117,18 @@ class PhotoRows:
 
         encoder = Encoder.from_state(self.sidecar.state(), **self._restore)
         check_encoder(encoder, self.sidecar.manifest, self.name)
+        keep_class_names(encoder.fingerprint, encoder.class_names)
         return encoder
+
+    @cached_property
+    def class_names(self) -> Sequence[str]:
+        """The names of the encoder's classes, in the order of their ids; no network is loaded.
+
+        They are kept in the cache folder, once an encoder of this fingerprint was restored.
+        """
+        here = "encoder" in vars(self)
+        kept = None if here else kept_class_names(str(self.sidecar.manifest["fingerprint"]))
+        return self.encoder.class_names if kept is None else kept
 
     def upsert(
         self,
