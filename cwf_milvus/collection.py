@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from cwf_milvus.errors import CollectionError
-from cwf_milvus.index.with_graph import PhotosWithGraph
+from cwf_milvus.index.altogether import PhotosAltogether
 from cwf_milvus.search.registry import AUTO, CANDIDATES
-from cwf_milvus.store.augmentation import Augmentation, Augmented, augment
 from cwf_milvus.store.client import Store
 from cwf_milvus.store.layout import Layout
 from cwf_milvus.store.making import check_made_alike, make_rows
@@ -30,7 +29,7 @@ if TYPE_CHECKING:  # torch takes seconds, and much is done without it
     from cwf_milvus.search.stage import Stage
 
 
-class InstanceCollection(PhotosWithGraph):
+class InstanceCollection(PhotosAltogether):
     """Photos in Milvus, one row each; made by `create` or `open`, best used in a ``with``.
 
     Several threads may use one. On Milvus Lite, one process at a time may have the database open;
@@ -224,12 +223,6 @@ class InstanceCollection(PhotosWithGraph):
             max_pixels=max_pixels,
         )
 
-    def upgrade(self, *, progress: bool = True) -> Report:
-        """Add keypoints to stored photos, of a collection made without; see `add_keypoints`."""
-        from cwf_milvus.index.upgrade import add_keypoints  # OpenCV takes a while
-
-        return add_keypoints(self, progress=progress)
-
     @overload
     def search(  # type: ignore[overload-overlap]  # a list is an object too
         self,
@@ -346,29 +339,6 @@ class InstanceCollection(PhotosWithGraph):
             min_certainty=min_certainty,
             max_pixels=max_pixels,
         )
-
-    def augment(self, *, neighbours: int = 10, alpha: float = 3.0) -> Augmentation:
-        """Augment every descriptor by its neighbours.
-
-        ``l2(d + sum max(0, cos_i)^alpha d_i)`` over the photo's `neighbours` nearest others. Run
-        again after photos were added, changed or removed, it does new and changed photos and those
-        near to them (the 100 nearest) whose neighbours they become, and leaves the rest; with
-        another `neighbours` or `alpha` it does all anew. What a removed photo gave to others stays
-        in them.
-
-        Args:
-            neighbours: how many, at least 1.
-            alpha: 0 weights all alike, a large one only the nearest.
-
-        Raises:
-            SettingsError: a number out of range.
-            StoreError: Milvus failed; run again to go on.
-        """
-        return augment(self, neighbours=neighbours, alpha=alpha)
-
-    def undo_augmentation(self) -> bool:
-        """Drop the augmented descriptors; returns whether there were any."""
-        return Augmented(self).drop()
 
     # The whole
 

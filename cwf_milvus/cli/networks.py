@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from cwf_milvus.cli.options import (
     OK,
@@ -20,7 +20,8 @@ from cwf_milvus.errors import ImageError, SettingsError
 from cwf_milvus.text import printable
 
 if TYPE_CHECKING:  # torch takes seconds, and help need not wait for it
-    from cwf_milvus.encode.encoder import Encoder
+    from cwf_milvus.encode.encoder import Encoder, EncoderOptions
+    from cwf_milvus.encode.settings import Settings
 
 
 def add_backbones(commands: Any) -> None:
@@ -127,15 +128,11 @@ def _convert_weights(arguments: argparse.Namespace) -> int:
     return OK
 
 
-def _bare_encoder(arguments: argparse.Namespace, **settings: int) -> Encoder:
+def _bare_encoder(arguments: argparse.Namespace, **settings: Unpack[Settings]) -> Encoder:
     from cwf_milvus.encode.encoder import Encoder
 
+    options: EncoderOptions = {**settings, "whitening": None}
     if arguments.max_pixels:
-        settings["max_pixels"] = arguments.max_pixels
-    return Encoder(
-        arguments.backbone,
-        weights=arguments.weights,
-        device=arguments.device,
-        whitening=None,
-        **settings,
-    )
+        options["max_pixels"] = arguments.max_pixels
+    options |= {"weights": arguments.weights, "device": arguments.device}
+    return Encoder(arguments.backbone, **options)
