@@ -171,7 +171,7 @@ def test_points_that_agree_are_joined_and_the_thing_is_framed():
 
 def test_where_no_points_agree_there_is_no_line():
     figure = match_figure(PHOTOS / "coffee.png", PIL.Image.new("RGB", (300, 300), "#336699"))
-    between = np.asarray(figure)[70:-18, 18 + 600 : 18 + 608]
+    between = np.asarray(figure)[70:-18, 18 + 603 : 18 + 605]
     assert (between == 255).all()
 
 
