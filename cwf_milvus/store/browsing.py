@@ -132,6 +132,10 @@ def groups(collection: PhotoRows, by: str) -> list[Group]:
     for raw in collection.store.scan(collection.name, "uri", fields):
         told = {} if by == "folder" else collection.layout.metadata_of(raw)
         counts.update(_values(by, raw["uri"], told))
+    if by == "folder":
+        most = max(counts.values(), default=0)
+        above = [key for key in counts if counts[key] == most]  # folders with nothing beside them
+        counts = counts - Counter(dict.fromkeys(sorted(above)[:-1], most))
     if by in ("folder", "date"):
         return [_group(by, key, counts[key]) for key in sorted(counts)]
     return [_group(by, key, n) for key, n in counts.most_common()]
@@ -157,6 +161,21 @@ def described_fields(collection: PhotoRows) -> list[Field]:
         Field(name, kinds.most_common(1)[0][0], kinds.total(), tuple(examples[name].values()))
         for name, kinds in sorted(types.items())
     ]
+
+
+def same_bytes(collection: PhotoRows) -> list[list[str]]:
+    """Return groups of photos with the same bytes, the largest group first.
+
+    Raises:
+        StoreError: Milvus failed.
+    """
+    first: dict[bytes, str] = {}
+    several: dict[bytes, list[str]] = {}
+    for raw in collection.store.scan(collection.name, "uri", ["content"]):
+        content = bytes.fromhex(raw["content"])
+        if (one := first.setdefault(content, raw["uri"])) != raw["uri"]:
+            several.setdefault(content, [one]).append(raw["uri"])
+    return sorted(several.values(), key=lambda group: (-len(group), group))
 
 
 def _values(by: str, uri: str, told: dict[str, Any]) -> Iterator[tuple[str, Any]]:

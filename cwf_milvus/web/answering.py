@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import PurePosixPath
 from urllib.parse import unquote, urlsplit
+
+from pydantic import BaseModel
 
 from cwf_milvus.answers.hits import Hit
 from cwf_milvus.errors import CwfError, StoreError
@@ -22,6 +25,11 @@ def name_of(uri: str) -> str:
     return PurePosixPath(path).name or uri
 
 
+def event(name: str, told: BaseModel) -> str:
+    """Return a server-sent event."""
+    return f"event: {name}\ndata: {told.model_dump_json()}\n\n"
+
+
 def words_of(error: CwfError) -> str:
     """Return what is said of an error; what Milvus says may name the server's address."""
     if isinstance(error, StoreError):
@@ -29,10 +37,10 @@ def words_of(error: CwfError) -> str:
     return str(error)
 
 
-def photo_of(row: Row) -> Photo:
-    """Return a stored photo."""
+def photo_of(row: Row, shown: str) -> Photo:
+    """Return a stored photo, and what it is called on the wire."""
     return Photo(
-        uri=row.uri,
+        uri=shown,
         name=name_of(row.uri),
         width=row.width,
         height=row.height,
@@ -40,8 +48,14 @@ def photo_of(row: Row) -> Photo:
     )
 
 
-def answer_of(step: Step, asked: Asked) -> Answer:
-    """Return a step of a search, the page of it that was asked for."""
+def answer_of(step: Step, asked: Asked, shown: Callable[[str], str]) -> Answer:
+    """Return a step of a search, the page of it that was asked for.
+
+    Args:
+        step: of the search.
+        asked: what was.
+        shown: what a photo of this uri is called on the wire.
+    """
     hits, last = step.hits, asked.offset + asked.limit
     query = hits.query
     is_photo = bool(query.encoding.content)
@@ -57,7 +71,7 @@ def answer_of(step: Step, asked: Asked) -> Answer:
             box=None if query.box is None else list(query.box),
         ),
         hits=[
-            _hit(hit, rank, step.is_final)
+            _hit(hit, rank, step.is_final, shown)
             for rank, hit in enumerate(hits[asked.offset : last], start=asked.offset + 1)
         ],
         more=len(hits) > last,
@@ -65,7 +79,7 @@ def answer_of(step: Step, asked: Asked) -> Answer:
     )
 
 
-def _hit(hit: Hit, rank: int, is_final: bool) -> HitFound:
+def _hit(hit: Hit, rank: int, is_final: bool, shown: Callable[[str], str]) -> HitFound:
     points: list[list[float]] = []
     if is_final and hit.points is not None:
         spread = -(-len(hit.points) // _MOST_POINTS) or 1
@@ -73,7 +87,7 @@ def _hit(hit: Hit, rank: int, is_final: bool) -> HitFound:
     by_stage = {stage.stage: stage for stage in hit.stages}
     return HitFound(
         rank=rank,
-        uri=hit.uri,
+        uri=shown(hit.uri),
         name=name_of(hit.uri),
         score=hit.score,
         certainty=hit.certainty,

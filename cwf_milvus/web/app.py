@@ -16,9 +16,10 @@ from starlette.exceptions import HTTPException
 
 from cwf_milvus.collection import InstanceCollection
 from cwf_milvus.errors import CollectionError, CwfError, ImageError, StoreError
-from cwf_milvus.web import asking, looking, watching
+from cwf_milvus.web import adding, asking, looking, watching
 from cwf_milvus.web.answering import words_of
 from cwf_milvus.web.guard import Guard
+from cwf_milvus.web.metrics import Measured, Metrics
 from cwf_milvus.web.service import Service
 from cwf_milvus.web.settings import ServeSettings
 
@@ -46,10 +47,11 @@ def create_app(
         ...     uvicorn.run(create_app({"holiday": photos}))
     """
     settings = settings or ServeSettings()
+    metrics = Metrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.service = service = Service(collections, settings)
+        app.state.service = service = Service(collections, settings, metrics)
         try:
             await service.start()
             yield
@@ -67,6 +69,8 @@ def create_app(
     )
     app.include_router(asking.router)
     app.include_router(looking.router)
+    if settings.writable:
+        app.include_router(adding.router)
     app.include_router(watching.router)
     app.add_exception_handler(CwfError, _failed)
     app.add_exception_handler(HTTPException, _refused)
@@ -78,6 +82,7 @@ def create_app(
         return FileResponse(_STATIC / "index.html", headers={"Cache-Control": "no-cache"})
 
     app.add_middleware(Guard, settings=settings)
+    app.add_middleware(Measured, metrics=metrics)  # outermost: refusals count too
     return app
 
 

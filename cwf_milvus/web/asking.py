@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, HTTPException, Query, Request
@@ -16,10 +17,10 @@ from cwf_milvus.collection import InstanceCollection
 from cwf_milvus.errors import CwfError
 from cwf_milvus.photos.images import Image
 from cwf_milvus.photos.web import is_web, read_web
-from cwf_milvus.web.answering import answer_of, words_of
-from cwf_milvus.web.decoding import check_same, read_photo
+from cwf_milvus.web.answering import answer_of, event, words_of
+from cwf_milvus.web.decoding import read_stored
 from cwf_milvus.web.searching import Step
-from cwf_milvus.web.service import Service, chosen, service_of, stored
+from cwf_milvus.web.service import Service, chosen, service_of
 from cwf_milvus.web.wire import Answer, Asked, Failure, QueryKept, Url
 
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -56,7 +57,7 @@ _ASKED_BODY = {
     },
     "required": True,
 }
-_EVENTS = "text/event-stream"
+EVENTS = "text/event-stream"
 FAILURES: dict[int | str, dict[str, Any]] = {
     status: {"model": Failure} for status in (400, 401, 403, 404, 408, 413, 415, 421, 422, 503)
 }
@@ -92,7 +93,7 @@ async def kept_query(service: Served, query: Annotated[str, Query(max_length=64)
     "/search",
     openapi_extra={"requestBody": _ASKED_BODY},
     response_model=Answer,
-    responses={200: {"content": {_EVENTS: {"schema": {"type": "string"}}}}},
+    responses={200: {"content": {EVENTS: {"schema": {"type": "string"}}}}},
 )
 async def search(request: Request, service: Served, photos: Chosen) -> Response:
     """Search, as JSON once it is done, or as events, the first hits at once.
@@ -110,18 +111,21 @@ async def search(request: Request, service: Served, photos: Chosen) -> Response:
     else:
         raise HTTPException(415, f"{kind[:100]!r}: send application/json or multipart/form-data")
     _check_one_photo(asked, sent)
+    service.names.check_filter(asked.filter)
+    shown = partial(service.names.shown, photos)
     running = _Running(service, photos, asked, sent)
     try:
-        if _EVENTS in request.headers.get("accept", ""):
+        if EVENTS in request.headers.get("accept", ""):
             first = await running.next(request)
-            return StreamingResponse(_events(first, running, asked), media_type=_EVENTS)
+            return StreamingResponse(_events(first, running, asked, shown), media_type=EVENTS)
         step = await running.next(request)
         while not step.is_final:
             step = await running.next(request)
     except BaseException:
         running.cancel()
         raise
-    return Response(answer_of(step, asked).model_dump_json(), media_type="application/json")
+    answer = answer_of(step, asked, shown)
+    return Response(answer.model_dump_json(), media_type="application/json")
 
 
 class _Running:
@@ -156,27 +160,30 @@ class _Running:
         try:
             async with service.turns.turn():
                 image = await _image(service, photos, asked, sent)
-                async for step in service.searcher.steps(photos, asked, image):
+                like, unlike = [
+                    await asyncio.to_thread(_uris, service, photos, names)
+                    for names in (asked.like, asked.unlike)
+                ]
+                known = asked.model_copy(update={"like": like, "unlike": unlike})
+                async for step in service.searcher.steps(photos, known, image):
                     self._steps.put_nowait(step)
         except Exception as error:  # told to who asked
             self._steps.put_nowait(error)
 
 
-async def _events(first: Step, running: _Running, asked: Asked) -> AsyncIterator[str]:
+async def _events(
+    first: Step, running: _Running, asked: Asked, shown: Callable[[str], str]
+) -> AsyncIterator[str]:
     step = first
     try:
         while not step.is_final:
-            yield _event("step", answer_of(step, asked).model_dump_json())
+            yield event("step", answer_of(step, asked, shown))
             step = await running.next()
-        yield _event("done", answer_of(step, asked).model_dump_json())
+        yield event("done", answer_of(step, asked, shown))
     except CwfError as error:
-        yield _event("failed", Failure(error=words_of(error)).model_dump_json())
+        yield event("failed", Failure(error=words_of(error)))
     finally:
         running.cancel()
-
-
-def _event(name: str, data: str) -> str:
-    return f"event: {name}\ndata: {data}\n\n"
 
 
 async def _image(
@@ -192,12 +199,12 @@ async def _image(
         return await service.queries.decoded(sent, at_least, box)
     if asked.uri is None:
         return None
-    row = stored(photos, asked.uri)
-    image = await service.decoders.run(
-        row.uri, read_photo, row.uri, row.uri, at_least, box, photos.encoder.max_pixels
-    )
-    check_same(row.uri, image.content, row.content)
-    return image
+    row = await asyncio.to_thread(service.names.row, photos, asked.uri)
+    return await service.of_stored(photos, row, read_stored, row.uri, row.content, at_least, box)
+
+
+def _uris(service: Service, photos: InstanceCollection, names: list[str]) -> list[str]:
+    return [service.names.row(photos, name).uri for name in names]
 
 
 async def _fetched(service: Service, url: str) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 from cwf_milvus.encode.encoder import Encoder
@@ -27,9 +27,13 @@ class Batcher:
 
     Who comes first is never kept waiting for company: a batch is what came while the network was
     busy.
+
+    Args:
+        told: the size of each batch.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, told: Callable[[int], object]) -> None:
+        self._told = told
         self._waiting: list[_Waiting] = []
         self._work: asyncio.Task[None] | None = None
 
@@ -50,6 +54,7 @@ class Batcher:
             batch = [one for one in batch if not one.future.cancelled()]
             if not batch:
                 continue
+            self._told(len(batch))
             try:
                 made = await asyncio.to_thread(
                     first.encoder.encode_prepared, [one.photo for one in batch]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import io
 import multiprocessing
 import os
@@ -18,6 +19,7 @@ from pebble import ProcessExpired, ProcessPool
 from cwf_milvus.errors import ImageError, quoted
 from cwf_milvus.photos.box import Box
 from cwf_milvus.photos.images import Image, load_image, thumbnail
+from cwf_milvus.photos.sources import read_bytes
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -76,6 +78,30 @@ class Decoders:
         self._pool.join()
 
 
+def read_stored(uri: str, content: str, at_least: int | None, box: Box | None) -> Image:
+    """Return a stored photo's pixels, if its bytes are those that were stored.
+
+    Args:
+        uri: of the photo.
+        content: SHA-256 of its bytes, in hex.
+        at_least: as in `load_image`.
+        box: as in `load_image`.
+
+    Raises:
+        ImageError: it is gone, or another than was stored.
+    """
+    photo = load_image(uri, at_least=at_least, box=box)
+    _check_same(uri, photo.content, content)
+    return photo
+
+
+def stored_bytes(uri: str, content: str) -> bytes:
+    """Return a stored photo as its file has it; raises as `read_stored`."""
+    data = read_bytes(uri)
+    _check_same(uri, hashlib.sha256(data).hexdigest(), content)
+    return data
+
+
 def read_photo(
     source: bytes | str, name: str, at_least: int | None, box: Box | None, max_pixels: int
 ) -> Image:
@@ -107,13 +133,11 @@ def stored_preview(uri: str, content: str, longest: int | None) -> bytes:
     Raises:
         ImageError: it is gone, or another than was stored.
     """
-    photo = load_image(uri, at_least=longest)
-    check_same(uri, photo.content, content)
+    photo = read_stored(uri, content, longest, None)
     return _jpeg(thumbnail(photo, longest or max(photo.width, photo.height)))
 
 
-def check_same(uri: str, found: str, stored: str) -> None:
-    """Raise `ImageError` where a photo's SHA-256 is no longer the one that was stored."""
+def _check_same(uri: str, found: str, stored: str) -> None:
     if found != stored:
         raise ImageError(f"{quoted(uri)} was changed since it was stored: index it again")
 

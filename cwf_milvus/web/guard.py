@@ -17,6 +17,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from cwf_milvus.web.settings import TOKEN, ServeSettings
 
 COOKIE = "cwf_milvus_serve"
+MOST_ADDED = 256
+"""Photos that a request may bring to be stored."""
+_ADDED_AT_ONCE = 16  # times the bytes of a photo that they may have together
 _OPEN = ("/healthz", "/readyz")  # for those who watch the service, who have no token
 _PACE = 64 * 2**10  # bytes a second that a sender must keep, after _GRACE
 _GRACE = 5.0  # seconds
@@ -96,7 +99,7 @@ class Guard:
             if await self._log_in(scope, with_headers):
                 return
             self._check_token(scope, headers)
-            limited = self._limited(headers, receive)
+            limited = self._limited(scope, headers, receive)
             await self.app(scope, limited, with_headers)
         except Refused as refusal:
             if not started:
@@ -166,12 +169,15 @@ class Guard:
                 "service was started with, or send it as 'Authorization: Bearer ...'",
             )
 
-    def _limited(self, headers: Headers, receive: Receive) -> Receive:
+    def _limited(self, scope: Scope, headers: Headers, receive: Receive) -> Receive:
         """Return what receives a body no larger and no slower than may be."""
-        most, started, received = self.settings.max_bytes + 2**20, time.monotonic(), 0
+        times = _ADDED_AT_ONCE if scope["path"] == "/api/photos" else 1
+        most = times * self.settings.max_bytes + 2**20
+        seconds = times * self.settings.body_seconds
+        started, received = time.monotonic(), 0
         declared = headers.get("content-length", "0")
         too_large = Refused(
-            413, f"the request is above the limit of {self.settings.max_bytes:,} bytes: send less"
+            413, f"the request is above the limit of {most - 2**20:,} bytes: send less"
         )
         if not declared.isascii() or not declared.isdigit() or int(declared[:20]) > most:
             raise too_large
@@ -182,7 +188,7 @@ class Guard:
             if is_whole:  # what is waited for now is the end of the connection
                 return await receive()
             spent = time.monotonic() - started
-            left = min(self.settings.body_seconds, _GRACE + received / _PACE) - spent
+            left = min(seconds, _GRACE + received / _PACE) - spent
             with anyio.move_on_after(max(0.0, left)):
                 message = await receive()
                 received += len(message.get("body", b""))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import io
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, HTTPException, Query, Request
@@ -12,16 +12,16 @@ from fastapi.responses import Response
 
 from cwf_milvus.collection import InstanceCollection
 from cwf_milvus.explain import explain_figure
+from cwf_milvus.index.alike import same_scene
 from cwf_milvus.photos import formats
-from cwf_milvus.photos.sources import read_bytes
 from cwf_milvus.search.choose import chosen_stages
-from cwf_milvus.store.browsing import groups, photos_after
+from cwf_milvus.store.browsing import described_fields, groups, photos_after, same_bytes
 from cwf_milvus.store.rows import Row
 from cwf_milvus.web.answering import name_of, photo_of
 from cwf_milvus.web.asking import FAILURES, Chosen, Served
-from cwf_milvus.web.decoding import check_same, read_photo, stored_preview
+from cwf_milvus.web.decoding import read_stored, stored_bytes, stored_preview
 from cwf_milvus.web.searching import threshold_of
-from cwf_milvus.web.service import Service, stored
+from cwf_milvus.web.service import Service
 from cwf_milvus.web.wire import (
     CollectionFound,
     DuplicateGroup,
@@ -38,12 +38,15 @@ _SIZES = (64, 128, 256, 512, 1024, 2048)
 _DAY = "private, max-age=86400"
 _PICTURE: dict[str, Any] = {"response_class": Response}
 _TYPES = {
-    formats.JPEG: "image/jpeg",
-    formats.PNG: "image/png",
-    formats.GIF: "image/gif",
-    formats.AVIF: "image/avif",
-    formats.HEIC: "image/heic",
-    formats.JPEG2000: "image/jp2",
+    "JPEG": "image/jpeg",
+    "PNG": "image/png",
+    "WebP": "image/webp",
+    "TIFF": "image/tiff",
+    "BMP": "image/bmp",
+    "GIF": "image/gif",
+    "AVIF": "image/avif",
+    "JPEG 2000": "image/jp2",
+    "HEIC": "image/heic",
 }
 
 
@@ -70,7 +73,7 @@ def info(service: Served, photos: Chosen) -> dict[str, Any]:
         told.pop("uri")
     return {
         **told,
-        "fields": [one.model_dump() for one in service.fields(photos)],
+        "fields": [one.model_dump() for one in fields(service, photos)],
         "threshold": threshold_of(photos),
         "stages": [stage.name for stage in chosen_stages(gallery=photos)],
     }
@@ -79,73 +82,84 @@ def info(service: Served, photos: Chosen) -> dict[str, Any]:
 @router.get("/fields")
 def fields(service: Served, photos: Chosen) -> list[FieldFound]:
     """Return the fields of the photos, for filters."""
-    return service.fields(photos)
+    found = service.looked_up(photos, "fields", partial(described_fields, photos))
+    return [FieldFound(**vars(one)) for one in found]
 
 
 @router.get("/photos")
 def page(
+    service: Served,
     photos: Chosen,
     filter: Annotated[str | None, Query(max_length=4096)] = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 100,
     after: Annotated[str, Query(max_length=4096)] = "",
 ) -> PhotoPage:
     """Return a page of photos, in the order of their uris."""
-    rows = photos_after(photos, after, limit=limit, filter=filter)
+    names = service.names
+    shown = partial(names.shown, photos)
+    start = names.uri(photos, after) if after else ""
+    rows = photos_after(photos, start, limit=limit, filter=names.check_filter(filter))
     return PhotoPage(
-        photos=[photo_of(row) for row in rows],
-        after=rows[-1].uri if len(rows) == limit else None,
+        photos=[photo_of(row, shown(row.uri)) for row in rows],
+        after=shown(rows[-1].uri) if len(rows) == limit else None,
     )
 
 
 @router.get("/groups")
 def grouped(
-    photos: Chosen, by: Annotated[str, Query(min_length=1, max_length=255)]
+    service: Served, photos: Chosen, by: Annotated[str, Query(min_length=1, max_length=255)]
 ) -> list[GroupFound]:
     """Return how many photos each folder, date, or value of a field has."""
-    return [GroupFound(**vars(one)) for one in groups(photos, by)]
+    wanted = service.names.check_grouping(by)
+    found = service.looked_up(photos, ("groups", wanted), partial(groups, photos, wanted))
+    return [GroupFound(**vars(one)) for one in found]
 
 
 @router.get("/photo")
-def photo(photos: Chosen, uri: Uri) -> PhotoDetails:
+def photo(service: Served, photos: Chosen, uri: Uri) -> PhotoDetails:
     """Return what is known of a photo."""
-    row = stored(photos, uri)
+    row = service.names.row(photos, uri)
     names = photos.encoder.class_names
     return PhotoDetails(
-        **photo_of(row).model_dump(),
+        **photo_of(row, uri).model_dump(),
         classes=[names[i] for i in row.class_ids.tolist()],
         scores=row.class_scores.tolist(),
         content=row.content,
-        in_graph=photos.has_graph() and uri in photos.graph.get([uri]),
+        in_graph=photos.has_graph() and row.uri in photos.graph.get([row.uri]),
     )
 
 
 @router.get("/neighbours")
 def neighbours(
-    photos: Chosen, uri: Uri, limit: Annotated[int, Query(ge=1, le=100)] = 20
+    service: Served, photos: Chosen, uri: Uri, limit: Annotated[int, Query(ge=1, le=100)] = 20
 ) -> list[NeighbourFound]:
     """Return the photos that resemble one, by the graph."""
-    stored(photos, uri)
+    row, shown = service.names.row(photos, uri), partial(service.names.shown, photos)
+    if not photos.has_graph():
+        raise HTTPException(404, f"{photos.name!r} has no graph: run `cwf-milvus graph` first")
     return [
         NeighbourFound(
-            uri=one.uri, name=name_of(one.uri), score=one.similarity, inliers=one.inliers
+            uri=shown(one.uri), name=name_of(one.uri), score=one.similarity, inliers=one.inliers
         )
-        for one in photos.neighbours(uri, limit)
+        for one in photos.neighbours(row.uri, limit)
     ]
 
 
 @router.get("/duplicates")
-def duplicates(photos: Chosen, kind: Literal["bytes", "scene"] = "bytes") -> list[DuplicateGroup]:
+def duplicates(
+    service: Served, photos: Chosen, kind: Literal["bytes", "scene"] = "bytes"
+) -> list[DuplicateGroup]:
     """Return groups of photos with the same bytes, or of the same scene, by the graph."""
-    found = []
-    for group in photos.duplicates():
-        members = [*group.copies, *(group.others if kind == "scene" else ())]
-        if members:
-            found.append(
-                DuplicateGroup(
-                    representative=group.representative, uris=[group.representative, *members]
-                )
-            )
-    return found
+    shown = partial(service.names.shown, photos)
+    found = service.looked_up(
+        photos,
+        ("duplicates", kind),
+        partial(same_scene if kind == "scene" else same_bytes, photos),
+    )
+    return [
+        DuplicateGroup(representative=shown(group[0]), uris=[shown(uri) for uri in group])
+        for group in found
+    ]
 
 
 @router.get("/thumbnail", **_PICTURE, responses={200: {"content": {"image/jpeg": {}}}})
@@ -157,7 +171,7 @@ async def thumbnail(
     size: Annotated[int, Query(ge=1, le=2048)] = 256,
 ) -> Response:
     """Return a photo as a small JPEG, its longest side of the next of 64, 128, ... 2,048 pixels."""
-    row = await asyncio.to_thread(stored, photos, uri)
+    row = await asyncio.to_thread(service.names.row, photos, uri)
     longest = next(one for one in _SIZES if one >= size)
     tag = f'"{row.content[:32]}-{longest}"'
     headers = {"ETag": tag, "Cache-Control": _DAY}
@@ -165,7 +179,7 @@ async def thumbnail(
         return Response(status_code=304, headers=headers)
     data = await asyncio.to_thread(service.thumbnails.get, row.content, str(longest))
     if data is None:
-        data = await service.decoders.run(uri, stored_preview, row.uri, row.content, longest)
+        data = await service.of_stored(photos, row, stored_preview, row.uri, row.content, longest)
         await asyncio.to_thread(service.thumbnails.put, row.content, str(longest), data)
     return Response(data, media_type="image/jpeg", headers=headers)
 
@@ -173,19 +187,21 @@ async def thumbnail(
 @router.get("/original", **_PICTURE, responses={200: {"content": {"image/*": {}}}})
 async def original(service: Served, photos: Chosen, uri: Uri) -> Response:
     """Return a photo as it is stored, or, with ``--strip-exif``, its pixels alone as JPEG."""
-    row = await asyncio.to_thread(stored, photos, uri)
+    row = await asyncio.to_thread(service.names.row, photos, uri)
     headers = {"Cache-Control": "private, no-cache"}
     if service.settings.strip_exif:
-        data = await service.decoders.run(uri, stored_preview, row.uri, row.content, None)
+        data = await service.of_stored(photos, row, stored_preview, row.uri, row.content, None)
         return Response(data, media_type="image/jpeg", headers=headers)
-    data, kind = await asyncio.to_thread(_as_stored, row)
+    data = await service.of_stored(photos, row, stored_bytes, row.uri, row.content)
+    one = formats.format_of(data, row.uri)
+    kind = _TYPES.get(one.name if one else "", "application/octet-stream")
     return Response(data, media_type=kind, headers=headers)
 
 
 @router.get("/explanation", **_PICTURE, responses={200: {"content": {"image/png": {}}}})
 async def explanation(service: Served, photos: Chosen, uri: Uri) -> Response:
     """Return a picture of what the network sees in a photo."""
-    row = await asyncio.to_thread(stored, photos, uri)
+    row = await asyncio.to_thread(service.names.row, photos, uri)
     data = await asyncio.to_thread(service.thumbnails.get, row.content, "explanation")
     if data is None:
         async with service.turns.turn():
@@ -196,10 +212,9 @@ async def explanation(service: Served, photos: Chosen, uri: Uri) -> Response:
 
 async def _explained(service: Service, photos: InstanceCollection, row: Row) -> bytes:
     encoder = photos.encoder
-    image = await service.decoders.run(
-        row.uri, read_photo, row.uri, row.uri, encoder.at_least, None, encoder.max_pixels
+    image = await service.of_stored(
+        photos, row, read_stored, row.uri, row.content, encoder.at_least, None
     )
-    check_same(row.uri, image.content, row.content)
 
     def draw() -> bytes:
         stream = io.BytesIO()
@@ -207,12 +222,3 @@ async def _explained(service: Service, photos: InstanceCollection, row: Row) -> 
         return stream.getvalue()
 
     return await asyncio.to_thread(draw)
-
-
-def _as_stored(row: Row) -> tuple[bytes, str]:
-    data = read_bytes(row.uri)
-    check_same(row.uri, hashlib.sha256(data).hexdigest(), row.content)
-    one = formats.format_of(data, row.uri)
-    if one is None:
-        raise HTTPException(404, f"{row.uri[:200]!r} is no photo any more")
-    return data, _TYPES.get(one, "application/octet-stream")

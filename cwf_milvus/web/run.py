@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
 import socket
 import threading
 import webbrowser
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 
 import uvicorn
+from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from cwf_milvus.collection import InstanceCollection
 from cwf_milvus.errors import SettingsError
@@ -15,6 +20,9 @@ from cwf_milvus.web.app import create_app
 from cwf_milvus.web.settings import TOKEN, ServeSettings
 
 _LAST_REQUESTS = 10  # seconds that open requests have once the process is told to end
+_IDLE = 15  # seconds that a connection may take for its headers, or between requests
+_HEADERS_BYTES = 2**16
+_CONNECTIONS = 1000
 _BACKLOG = 128
 
 
@@ -53,19 +61,56 @@ def serve(
                 elif open_browser:
                     threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
 
-    config = uvicorn.Config(
-        create_app(collections, chosen),
+    # uvicorn ends by the signal that ended it; the collections are still to be closed.
+    with _ended_by_signals():
+        Server(config_of(create_app(collections, chosen))).run(sockets=[listener])
+
+
+def config_of(app: FastAPI) -> uvicorn.Config:
+    """Return how uvicorn runs the application: what is slow or endless is cut off."""
+    return uvicorn.Config(
+        app,
         log_level="warning",
         access_log=False,  # addresses may hold a token
         server_header=False,
         timeout_graceful_shutdown=_LAST_REQUESTS,
-        timeout_keep_alive=15,
-        h11_max_incomplete_event_size=2**16,
-        limit_concurrency=1000,
-        http="h11",
+        timeout_keep_alive=_IDLE,
+        h11_max_incomplete_event_size=_HEADERS_BYTES,
+        limit_concurrency=_CONNECTIONS,
+        http=Patient,
         ws="none",
     )
-    Server(config).run(sockets=[listener])
+
+
+class Patient(H11Protocol):
+    """HTTP/1.1 of which the headers must have come within some seconds of the connection."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take a connection, for as long as it says soon what it wants."""
+        super().connection_made(transport)
+        self._late = self.loop.call_later(_IDLE, self._give_up)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Let go of a connection."""
+        self._late.cancel()
+        super().connection_lost(exc)
+
+    def _give_up(self) -> None:
+        if self.cycle is None:  # no request has come yet
+            self.transport.close()
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with suppress(KeyboardInterrupt):
+            yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _listen(settings: ServeSettings) -> socket.socket:

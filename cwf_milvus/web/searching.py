@@ -18,6 +18,7 @@ from cwf_milvus.search.certainty import certainty_model
 from cwf_milvus.search.choose import chosen_stages
 from cwf_milvus.search.search import search_steps, steered_query
 from cwf_milvus.web.batcher import Batcher
+from cwf_milvus.web.metrics import Metrics
 from cwf_milvus.web.wire import Asked, Seconds
 
 
@@ -48,10 +49,14 @@ def threshold_of(photos: InstanceCollection) -> float | None:
 
 
 class Searcher:
-    """Searches collections for many at once: one network, and a thread a core for the stages."""
+    """Searches collections for many at once: one network, and a thread a core for the stages.
 
-    def __init__(self) -> None:
-        self._batcher = Batcher()
+    Args:
+        metrics: told the batches of the network.
+    """
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._batcher = Batcher(metrics.batches.observe)
         self._threads = ThreadPoolExecutor(max(2, os.cpu_count() or 1), "search")
 
     async def steps(

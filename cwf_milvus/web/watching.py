@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
-from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 
 from cwf_milvus.errors import CwfError
 from cwf_milvus.web.asking import Served
+from cwf_milvus.web.manual import manual
+from cwf_milvus.web.metrics import CONTENT_TYPE
 
 router = APIRouter(tags=["health"])
 
@@ -15,6 +17,18 @@ router = APIRouter(tags=["health"])
 async def health() -> Response:
     """Tell that the process answers."""
     return PlainTextResponse("ok\n")
+
+
+@router.get("/metrics", response_class=PlainTextResponse)
+async def metrics(service: Served) -> Response:
+    """Return counts and times, as Prometheus reads them."""
+    return Response(service.metrics.text(), media_type=CONTENT_TYPE)
+
+
+@router.get("/api/docs", response_class=HTMLResponse)
+async def docs(request: Request) -> Response:
+    """Return the API's own page."""
+    return HTMLResponse(manual(request.app.openapi()))
 
 
 @router.get("/readyz")

@@ -10,6 +10,7 @@ from cwf_milvus.photos.box import Box
 
 Uri = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
 Number = Annotated[float, Field(ge=-1e9, le=1e9, allow_inf_nan=False)]
+Outcome = Literal["added", "updated", "moved", "skipped", "failed"]
 Line = Annotated[str, StringConstraints(max_length=4096)]
 
 
@@ -174,6 +175,22 @@ class FieldFound(BaseModel):
     type: str
     count: int
     examples: list[Any]
+
+
+class Added(BaseModel):
+    """What became of a photo that was sent to be stored."""
+
+    done: int
+    total: int
+    name: str
+    outcome: Outcome
+    reason: str | None
+
+
+class AddedCounts(BaseModel):
+    """How many photos came to which end."""
+
+    counts: dict[str, int]
 
 
 class CollectionFound(BaseModel):
