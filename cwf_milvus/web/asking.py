@@ -68,7 +68,7 @@ Chosen = Annotated[InstanceCollection, Depends(chosen)]
 
 
 @router.post("/queries", openapi_extra={"requestBody": _KEPT_BODY}, response_model=QueryKept)
-async def keep_query(request: Request, service: Served) -> QueryKept:
+async def keep_query(request: Request, service: Served, photos: Chosen) -> QueryKept:
     """Send a photo once, to search with it by the name that comes back."""
     kind = _kind(request)
     if kind == "application/json":
@@ -79,14 +79,14 @@ async def keep_query(request: Request, service: Served) -> QueryKept:
         raise HTTPException(415, f"{kind[:100]!r} is no photo: send its bytes as image/jpeg")
     if len(data) > service.settings.max_bytes:
         raise HTTPException(413, f"above {service.settings.max_bytes:,} bytes: save it smaller")
-    key, sent = await service.queries.keep(data)
+    key, sent = await service.queries.keep(data, photos.encoder.at_least)
     return QueryKept(query=key, width=sent.width, height=sent.height)
 
 
 @router.get("/query", response_class=Response, responses={200: {"content": {"image/jpeg": {}}}})
 async def kept_query(service: Served, query: Annotated[str, Query(max_length=64)]) -> Response:
     """Return a photo that was sent, upright, as JPEG of at most 2,048 pixels a side."""
-    return Response(service.queries.get(query).shown, media_type="image/jpeg")
+    return Response(await service.queries.shown(query), media_type="image/jpeg")
 
 
 @router.post(

@@ -109,8 +109,8 @@ def read_photo(
     return load_image(source, uri=name, at_least=at_least, box=box, max_pixels=max_pixels)
 
 
-def preview(source: bytes, name: str, longest: int, max_pixels: int) -> tuple[bytes, int, int]:
-    """Return a photo upright as JPEG, and the width and height of the original.
+def preview(source: bytes, name: str, longest: int, max_pixels: int) -> bytes:
+    """Return a photo upright, as JPEG.
 
     Args:
         source: the encoded photo.
@@ -119,7 +119,7 @@ def preview(source: bytes, name: str, longest: int, max_pixels: int) -> tuple[by
         max_pixels: as in `load_image`.
     """
     photo = load_image(source, uri=name, at_least=longest, max_pixels=max_pixels)
-    return _jpeg(thumbnail(photo, longest)), photo.width, photo.height
+    return _jpeg(thumbnail(photo, longest))
 
 
 def stored_preview(uri: str, content: str, longest: int | None) -> bytes:

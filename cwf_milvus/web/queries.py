@@ -24,13 +24,11 @@ class Sent:
 
     Attributes:
         data: as it was sent.
-        shown: upright, as JPEG.
         width: of the upright original, in pixels.
         height: of the upright original, in pixels.
     """
 
     data: bytes
-    shown: bytes
     width: int
     height: int
 
@@ -49,19 +47,31 @@ class Queries:
         self._sent: LastUsed[Sent] = LastUsed(_KEPT_BYTES)
         self._read: LastUsed[Image] = LastUsed(_KEPT_BYTES)
 
-    async def keep(self, data: bytes) -> tuple[str, Sent]:
+    async def keep(self, data: bytes, at_least: int | None) -> tuple[str, Sent]:
         """Keep a photo, and return what it is known by.
+
+        Args:
+            data: as it was sent.
+            at_least: pixels of its longest side that a search will want; None for all.
 
         Raises:
             ImageError: it cannot be decoded.
         """
-        shown, width, height = await self._decoders.run(
-            NAME, preview, data, NAME, _SHOWN, self._max_pixels
-        )
-        sent = Sent(data, shown, width, height)
+        read = await self.decoded(data, at_least, None)
+        sent = Sent(data, read.width, read.height)
         key = secrets.token_urlsafe(16)
-        self._sent.put(key, sent, len(data) + len(shown))
+        self._sent.put(key, sent, len(data))
+        self._read.put(key, read, read.pixels.nbytes)
         return key, sent
+
+    async def shown(self, key: str) -> bytes:
+        """Return a kept photo upright, as JPEG, for a page that is reloaded.
+
+        Raises:
+            HTTPException: it is forgotten.
+        """
+        data = self.get(key).data
+        return await self._decoders.run(NAME, preview, data, NAME, _SHOWN, self._max_pixels)
 
     def get(self, key: str) -> Sent:
         """Return a photo. Raises HTTPException for one that is forgotten."""

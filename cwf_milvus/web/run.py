@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
 import threading
@@ -10,8 +11,10 @@ import webbrowser
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
+import torch
 import uvicorn
 from fastapi import FastAPI
+from threadpoolctl import threadpool_limits
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from cwf_milvus.collection import InstanceCollection
@@ -62,7 +65,9 @@ def serve(
                     threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
 
     # uvicorn ends by the signal that ended it; the collections are still to be closed.
-    with _ended_by_signals():
+    with _ended_by_signals(), threadpool_limits(1, "blas"):
+        # Beside each other, searches have the cores; threads of one would wait for one another.
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))
         Server(config_of(create_app(collections, chosen))).run(sockets=[listener])
 
 
