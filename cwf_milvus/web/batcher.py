@@ -19,7 +19,7 @@ class _Waiting:
 
     @property
     def key(self) -> Hashable:
-        return id(self.encoder), self.photo.grid
+        return id(self.encoder), self.photo.view.shape, self.photo.class_view is None
 
 
 class Batcher:
