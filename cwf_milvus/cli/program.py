@@ -20,6 +20,7 @@ from cwf_milvus.cli.networks import add_backbones, add_classes, add_convert_weig
 from cwf_milvus.cli.options import OK, REFUSED, SOME_FAILED, USAGE, add_command, quiet_option
 from cwf_milvus.cli.remove import add_relocate, add_remove
 from cwf_milvus.cli.search import add_search
+from cwf_milvus.cli.serve import add_serve
 from cwf_milvus.cli.upkeep import add_augment, add_info, add_verify
 from cwf_milvus.errors import CollectionError, CwfError, MismatchError, StoreError
 from cwf_milvus.text import printable
@@ -89,6 +90,7 @@ def build_parser() -> argparse.ArgumentParser:
         _add_demo,
         add_index,
         add_search,
+        add_serve,
         add_augment,
         add_graph,
         add_neighbours,
