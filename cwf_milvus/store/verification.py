@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from itertools import islice
@@ -70,8 +70,9 @@ class Verification:
         lines = [f"{self.rows} rows, {len(self.damaged)} damaged"]
         if self.lost:
             lines.append(
-                f"{self.lost} rows are lost: {self.expected} were stored. Add the photos again, or "
-                "give them up: remove them, or verify with accept"
+                f"{self.lost} rows are lost: {self.expected} were stored. `cwf-milvus repair`, or "
+                "adding the photos again, brings them back; or give them up: remove them, or "
+                "verify with accept"
             )
             lines += _named("lost", [repr(uri) for uri in self.missing])
         if self.returned:
@@ -88,7 +89,7 @@ class Verification:
             )
         lines += _named("damaged", [f"{uri!r}: {reason}" for uri, reason in self.damaged])
         if self.damaged:
-            lines.append("remove the damaged rows, and add their photos again")
+            lines.append("`cwf-milvus repair`, or adding their photos again, writes them anew")
         lines += [*self.index, *self.encoder, *self.ledger, *self.class_rows, *self.graph]
         return "\n".join([*lines, "ok" if self.ok else "not ok"])
 
@@ -137,8 +138,8 @@ def verify(collection: PhotoRows, *, accept: bool = False) -> Verification:
     if n_misfound:
         outcome.index.append(
             f"{n_misfound} of {outcome.searched} stored descriptors that were searched for are not "
-            "found as the rows say: the vector index is damaged. Drop it, and open the collection "
-            "again, which makes it anew"
+            "found as the rows say: the vector index is damaged, and `cwf-milvus repair` makes it "
+            "anew"
         )
     if collection.class_rows is not None:
         outcome.class_rows += collection.class_rows.verify(n_classes)
@@ -152,6 +153,20 @@ def verify(collection: PhotoRows, *, accept: bool = False) -> Verification:
             ledger.settle(unnoted)
             collection.sidecar.forget_counts()
     return outcome
+
+
+def damaged_rows(collection: PhotoRows, uris: Iterable[str]) -> set[str]:
+    """Return those of some stored photos whose rows are not whole.
+
+    Raises:
+        StoreError: Milvus failed.
+    """
+    damaged, asked = set(), iter(uris)
+    at_once = max(1, MESSAGE_BYTES // collection.layout.row_bytes)
+    while part := list(islice(asked, at_once)):
+        rows = collection.raw_rows(part)
+        damaged |= {uri for uri, raw in rows.items() if _damage(collection, raw)}
+    return damaged
 
 
 def _look_again(
