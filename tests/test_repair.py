@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from damaged_database import DAMAGES, REMOVED, TARGETS, damage, make
-from small_encoders import network_built_once
+from small_encoders import crops, network_built_once, tiny
 
 from cwf_milvus.collection import InstanceCollection
+from cwf_milvus.encode.encoder import Encoder
 from cwf_milvus.errors import CollectionError, CwfError
 from cwf_milvus.index.repair import repair
 
@@ -154,3 +155,86 @@ def test_repair_of_what_is_whole_changes_nothing(undisturbed, database):
     assert rows_of(database) == undisturbed[1]
     json.dumps(outcome.to_dict())
     assert not any(Path(uri).name in REMOVED for uri in rows_of(database))
+
+
+# What is made of the rows
+
+
+@pytest.fixture
+def with_sides(tmp_path):
+    """A collection with class vectors' rows, a graph and augmented descriptors."""
+    photos = {f"/p/{i}": pixels for i, pixels in enumerate(crops(6))}
+    uri, encoder = tmp_path / "photos.db", tiny(whitening=None)
+    with InstanceCollection.create(uri, "photos", encoder, class_rows=True) as made:
+        made.add(photos, progress=False)
+        made.build_graph(neighbours=3, progress=False)
+        made.augment(neighbours=2)
+        assert made.verify().ok
+    return uri
+
+
+def change(photos, side, key, **fields):
+    """Change a row of a side collection behind its back."""
+    name = f"photos_{side}"
+    photos.store.load(name)
+    keys = [row[key] for row in photos.store.scan(name, key) if row[key]]
+    whole = [f["name"] for f in photos.store.call("describe_collection", name)["fields"]]
+    (row,) = photos.store.fetch(name, key, keys[:1], whole).values()
+    photos.store.write(name, [{**row, **fields}])
+
+
+@pytest.mark.parametrize(
+    ("side", "key", "fields", "part", "words"),
+    [
+        ("classes", "key", {"vector": np.ones(96, np.float32)}, "class_rows", "class vectors"),
+        ("classes", "key", {"class_id": 4000}, "class_rows", "class vectors"),
+        ("graph", "uri", {"content": "other"}, "graph", "the graph"),
+    ],
+)
+def test_what_is_made_of_the_rows_is_checked_and_made_again(
+    with_sides, side, key, fields, part, words
+):
+    with InstanceCollection.open(with_sides, "photos") as photos:
+        change(photos, side, key, **fields)
+        outcome = photos.verify()
+        assert not outcome.ok
+        assert getattr(outcome, part)
+        assert photos.verify(quick=True).ok
+    outcome = repair(with_sides, "photos", progress=False)
+    assert outcome.ok
+    assert words in " ".join(outcome.made_again)
+    with InstanceCollection.open(with_sides, "photos") as photos:
+        assert photos.verify().ok
+        assert photos.graph.count() == 6
+
+
+def test_damaged_augmented_descriptors_are_found(with_sides):
+    with InstanceCollection.open(with_sides, "photos") as photos:
+        change(photos, "augmented", "uri", descriptor=np.full(96, 2, np.float32))
+        assert "1 augmented descriptors are damaged" in str(photos.verify())
+        photos.undo_augmentation()
+        assert photos.verify().ok
+
+
+def test_a_damaged_encoder_that_ships_is_written_again(tmp_path):
+    uri = tmp_path / "photos.db"
+    with InstanceCollection.create(uri, "photos", Encoder()) as photos:
+        photos.add({"/p/1": crops(1)[0]}, progress=False)
+        key = f"{photos.sidecar.prefix}whitening.safetensors/0"
+        photos.store.write("photos_encoder", [{"key": key, "value": "AAAA", "vector": [0.0, 0.0]}])
+        assert "whitening.safetensors" in str(photos.verify(quick=True))
+    outcome = repair(uri, "photos", progress=False)
+    assert outcome.ok
+    assert outcome.made_again == ["the encoder, which is one that ships"]
+
+
+def test_a_quick_look_reads_a_sample_whole_and_all_receipts(database, monkeypatch):
+    monkeypatch.setattr("cwf_milvus.store.verification._SEARCHED", 4)
+    with InstanceCollection.open(database, "photos") as photos:
+        n, uris = photos.count(), list(photos.uris())
+        outcome = photos.verify(quick=True)
+        assert (outcome.ok, outcome.rows) == (True, n)
+        assert 4 <= outcome.read <= 8
+        assert f"{n} rows, {outcome.read} of them read whole" in str(outcome)
+        photos.store.delete("photos", "uri", uris[3:4])
+        assert photos.verify(quick=True).missing == uris[3:4]

@@ -1,9 +1,10 @@
-"""What a collection does with the graph of its photos: build it, and ask it."""
+"""What a collection makes of its rows: the graph of its photos, and augmented descriptors."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cwf_milvus.store.augmentation import Augmentation, Augmented, augment
 from cwf_milvus.store.moves import MovableRows
 
 if TYPE_CHECKING:  # scipy's sparse arrays take a while, and much is done without them
@@ -12,7 +13,7 @@ if TYPE_CHECKING:  # scipy's sparse arrays take a while, and much is done withou
 
 
 class PhotosWithGraph(MovableRows):
-    """The rows of a collection, and the graph of its photos."""
+    """The rows of a collection, the graph of its photos, and their augmented descriptors."""
 
     def build_graph(
         self, *, neighbours: int = 10, verify: bool = True, progress: bool = True
@@ -76,3 +77,26 @@ class PhotosWithGraph(MovableRows):
     def drop_graph(self) -> bool:
         """Drop the graph; returns whether there was one."""
         return self.graph.drop()
+
+    def augment(self, *, neighbours: int = 10, alpha: float = 3.0) -> Augmentation:
+        """Augment every descriptor by its neighbours.
+
+        ``l2(d + sum max(0, cos_i)^alpha d_i)`` over the photo's `neighbours` nearest others. Run
+        again after photos were added, changed or removed, it does new and changed photos and those
+        near to them (the 100 nearest) whose neighbours they become, and leaves the rest; with
+        another `neighbours` or `alpha` it does all anew. What a removed photo gave to others stays
+        in them.
+
+        Args:
+            neighbours: how many, at least 1.
+            alpha: 0 weights all alike, a large one only the nearest.
+
+        Raises:
+            SettingsError: a number out of range.
+            StoreError: Milvus failed; run again to go on.
+        """
+        return augment(self, neighbours=neighbours, alpha=alpha)
+
+    def undo_augmentation(self) -> bool:
+        """Drop the augmented descriptors; returns whether there were any."""
+        return Augmented(self).drop()
