@@ -15,6 +15,7 @@ from cwf_milvus.store.making import check_made_alike, make_rows
 from cwf_milvus.store.names import Names
 from cwf_milvus.store.packing import PRECISIONS, Precision
 from cwf_milvus.store.refusals import check_name, checked_index
+from cwf_milvus.store.sidecar import Sidecar
 from cwf_milvus.store.verification import Verification, verify
 
 if TYPE_CHECKING:  # torch takes seconds, and much is done without it
@@ -39,7 +40,12 @@ class InstanceCollection(PhotosAltogether):
         >>> photos = InstanceCollection.create("photos.db", "holiday", Encoder())
         >>> report = photos.add("photos/")
         >>> hits = photos.search("query.jpg", box=(279, 100, 601, 862))
+
+    Attributes:
+        sidecar: what the collection keeps beside its rows.
     """
+
+    sidecar: Sidecar
 
     @classmethod
     def create(
@@ -342,7 +348,7 @@ class InstanceCollection(PhotosAltogether):
 
     # The whole
 
-    def verify(self, *, accept: bool = False) -> Verification:
+    def verify(self, *, accept: bool = False, quick: bool = False) -> Verification:
         """Check that every row is there and whole, and the encoder and the index too.
 
         Rows that were stored just before a run was interrupted get the receipts that they lack.
@@ -350,13 +356,15 @@ class InstanceCollection(PhotosAltogether):
         Args:
             accept: take the rows that there are as the right ones from now on, once lost photos
                 have been added again, or given up.
+            quick: read about 1,000 rows whole, spread over all, and no side collection but the
+                receipts and the encoder.
 
         Raises:
             StoreError: Milvus failed.
         """
         with self._lock:
             self.follow()
-            return verify(self, accept=accept)
+            return verify(self, accept=accept, quick=quick)
 
     def drop(self) -> None:
         """Delete the collection with its encoder and all its photos' rows, and close.
