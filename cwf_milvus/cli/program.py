@@ -142,7 +142,7 @@ def _add_towhee(commands: Any) -> None:
 
 
 def _towhee(arguments: argparse.Namespace) -> int:
-    from cwf_milvus.hub import install, uninstall
+    from cwf_milvus.operators.install import install, uninstall
 
     if arguments.action == "install":
         for link in install(arguments.home):
