@@ -47,6 +47,7 @@ class FittedWhitening:
 
     n_samples_: int
     n_features_in_: int
+    _solution: Solution
 
     def __init__(self, dim: int = 512, *, power: float = 0.5, eps: float = 1e-6) -> None:
         self.dim = dim

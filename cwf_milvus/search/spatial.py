@@ -134,10 +134,10 @@ def _of_hits(
         return [stored_of(hit).keypoints for hit in hits], {}
     fetched = fetch_vectors(context.gallery, [hits], Spatial.needs)[0]
     found = [stored_of(hit).keypoints for hit in fetched]
-    encoder = context.gallery.encoder
     missing = [i for i, keypoints in enumerate(found) if keypoints is None]
     reasons: dict[int, str] = {}
     if missing:
+        encoder = context.gallery.encoder
         with ThreadPoolExecutor(_READERS) as readers:
             again = readers.map(lambda i: _read_again(encoder, hits[i]), missing)
             for i, outcome in zip(missing, again, strict=True):
