@@ -8,15 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cwf_milvus.answers.hits import Hit, Query
 from cwf_milvus.checks import checked_count
-from cwf_milvus.encode.encoder import Encoder
-from cwf_milvus.encode.network import QUERY_KEYPOINTS
-from cwf_milvus.encode.settings import EncoderSettings
+from cwf_milvus.encode.settings import QUERY_KEYPOINTS, EncoderSettings
 from cwf_milvus.errors import ImageError, SettingsError
 from cwf_milvus.method.keypoint_codes import Keypoints
 from cwf_milvus.method.spatial import Verified, spatial_score, verify_hits
@@ -24,6 +22,9 @@ from cwf_milvus.photos.box import Box
 from cwf_milvus.photos.images import Image
 from cwf_milvus.search.fetch import fetch_vectors
 from cwf_milvus.search.stage import Context, Stage, reranked, stored_of
+
+if TYPE_CHECKING:  # torch takes seconds, and stored photos are verified without it
+    from cwf_milvus.encode.encoder import Encoder
 
 _READERS = 4
 
