@@ -133,10 +133,7 @@ def _read(place: Path, build: Callable[[], Backbone]) -> Converted | None:
         head = load(files[_HEAD])
     except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError):
         return None
-    import openvino  # takes a while, and few have it
-
-    model = openvino.Core().read_model(place / _MODEL)
-    return Converted(facts, model, (head["weight"], head["bias"]) if head else None, build)
+    return Converted(facts, place / _MODEL, (head["weight"], head["bias"]) if head else None, build)
 
 
 def _converted(place: Path, build: Callable[[], Backbone]) -> Converted:
