@@ -173,7 +173,8 @@ def _converted(place: Path, build: Callable[[], Backbone]) -> Converted:
             "files": {name: _sha256(data) for name, data in files.items()},
         }
         _keep(place, {**files, _ABOUT: json.dumps(about).encode()})
-        return made
+        # As every later process reads it, so that all give the same vectors bit for bit.
+        return _read(place, build) or made
     warnings.warn(f"{source.name!r} is run by PyTorch, not by OpenVINO: {refused}", stacklevel=6)
     _keep(place, {_ABOUT: json.dumps({"refused": refused}).encode()})
     raise _Refused(refused)
