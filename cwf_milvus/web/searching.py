@@ -49,7 +49,7 @@ def threshold_of(photos: InstanceCollection) -> float | None:
 
 
 class Searcher:
-    """Searches collections for many at once: one network, and a thread a core for the stages.
+    """Searches for many at once: one network, and threads for what comes before and after it.
 
     Args:
         metrics: told the batches of the network.
@@ -57,7 +57,7 @@ class Searcher:
 
     def __init__(self, metrics: Metrics) -> None:
         self._batcher = Batcher(metrics.batches.observe)
-        self._threads = ThreadPoolExecutor(max(2, os.cpu_count() or 1), "search")
+        self._threads = ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // 2), "search")
 
     async def steps(
         self, photos: InstanceCollection, asked: Asked, image: Image | None
