@@ -20,6 +20,7 @@ COOKIE = "cwf_milvus_serve"
 MOST_ADDED = 256
 """Photos that a request may bring to be stored."""
 _ADDED_AT_ONCE = 16  # times the bytes of a photo that they may have together
+_DRAINED_BYTES, _DRAINED_SECONDS = 64 * 2**20, 5.0  # of what is refused as too large
 _OPEN = ("/healthz", "/readyz")  # for those who watch the service, who have no token
 _PACE = 64 * 2**10  # bytes a second that a sender must keep, after _GRACE
 _GRACE = 5.0  # seconds
@@ -103,6 +104,8 @@ class Guard:
             await self.app(scope, limited, with_headers)
         except Refused as refusal:
             if not started:
+                if refusal.status == 413:
+                    await _drained(receive)
                 await _answer(with_headers, refusal)
 
     def _check_host(self, headers: Headers) -> None:
@@ -217,6 +220,17 @@ def _is_address(name: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+async def _drained(receive: Receive) -> None:
+    """Take what still comes, within bounds: a browser reads no answer before it has sent all."""
+    left = _DRAINED_BYTES
+    with anyio.move_on_after(_DRAINED_SECONDS):
+        while left > 0:
+            message = await receive()
+            left -= len(message.get("body", b""))
+            if not message.get("more_body", False):
+                return
 
 
 async def _answer(send: Send, refusal: Refused) -> None:
