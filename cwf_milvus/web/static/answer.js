@@ -27,7 +27,7 @@ export class Answering {
         return this.page.visible.length;
       },
     };
-    this.grid = new Grid(byId("hits"), source, (hit) => card(hit, () => open(hit.uri)), { least: 148, caption: 5.9 });
+    this.grid = new Grid(byId("hits"), source, (hit) => card(hit, () => open(hit.uri)), { caption: 4.7 });
     byId("retry").addEventListener("click", () => this.search(this.state));
   }
 
@@ -79,6 +79,7 @@ export class Answering {
     this.visible = this.hits.filter(
       (hit) => !hidden.has(hit.uri) && (certainty === 0 || (hit.certainty ?? 0) * 100 >= certainty),
     );
+    this.grid.caption = this.hits.some((hit) => Object.keys(hit.fields).length) ? 5.9 : 4.7;
     this.grid.renew();
     byId("nothing").hidden = this.visible.length > 0 || !this.answer;
   }
@@ -171,7 +172,7 @@ export function certaintyOf(hit) {
   if (hit.certainty === null) return el("span", { class: "certainty" }, `score ${hit.score.toFixed(3)}`);
   const percent = Math.round(hit.certainty * 100);
   const bar = el("meter", { min: 0, max: 100, value: percent, "aria-hidden": "true" });
-  return el("span", { class: "certainty" }, `${hit.certainty_words}, `, el("b", {}, `${percent} %`), bar);
+  return el("span", { class: "certainty" }, el("span", {}, hit.certainty_words), " ", bar, el("b", {}, `${percent}\u00a0%`));
 }
 
 function card(hit, open) {

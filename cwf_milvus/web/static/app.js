@@ -78,10 +78,11 @@ function show() {
     if (view === state.view) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
-  byId("filter-form").hidden = !["search", "browse"].includes(state.view);
+  const is_asked = Boolean(state.query || state.uri || state.like.length);
+  byId("filter-form").hidden = !(state.view === "browse" || (state.view === "search" && is_asked));
   filterLine.show(state.filter);
   showCertainty();
-  if (state.view === "search") showSearch();
+  if (state.view === "search") showSearch(is_asked);
   if (state.view === "browse") browsing.show(state);
   if (state.view === "alike") alike.show(state, current()?.graph ?? false);
   if (state.view === "about") showNumbers();
@@ -89,9 +90,8 @@ function show() {
   else detail.hide();
 }
 
-function showSearch() {
+function showSearch(is_asked) {
   asking.show(state);
-  const is_asked = Boolean(state.query || state.uri || state.like.length);
   const wanted = is_asked ? searchOf(state) : null;
   if (wanted === searched) {
     answering.narrow(state.certainty);
@@ -120,7 +120,7 @@ function showDetail() {
 
 function showCertainty() {
   byId("certainty").value = state.certainty;
-  byId("certainty-words").textContent = state.certainty ? `${state.certainty} % or more` : "any";
+  byId("certainty-words").textContent = state.certainty ? `≥ ${state.certainty}\u00a0%` : "any";
 }
 
 /** Say what is going on, or what went wrong, beside where one asks. */
@@ -166,8 +166,10 @@ async function start() {
 
 async function renew() {
   chooseCollection();
-  browsing.offer(await filterLine.offer());
   show();
+  browsing.offer(await filterLine.offer());
+  byId("by").value = state.by ?? "";
+  asking.offer((uri) => searchWith(uri));
 }
 
 byId("collection").addEventListener("change", async (event) => {

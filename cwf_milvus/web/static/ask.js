@@ -5,6 +5,7 @@ import { BoxTool } from "./box.js";
 import { byId, el, named, photo } from "./dom.js";
 
 const SHOWN = 1024; // pixels of a stored query photo
+const OFFERED = 6; // stored photos to begin with
 
 export class Asking {
   /**
@@ -16,6 +17,7 @@ export class Asking {
     this.sent = new Map(); // id of a sent photo -> its width, height and picture
     this.stage = byId("stage");
     this.picture = byId("query-picture");
+    byId("exactly").open = matchMedia("(min-width: 48rem)").matches;
     this.tool = new BoxTool(this.stage, byId("numbers"), (box) => go({ box, photo: null }));
     byId("whole").addEventListener("click", () => go({ box: null }));
     for (const id of ["choose", "camera"]) {
@@ -33,6 +35,21 @@ export class Asking {
       const url = byId("url").value.trim();
       if (url) this.#send((signal) => sendUrl(url, signal), null, "Fetching the photo …");
     });
+  }
+
+  /** Offer some of the stored photos to begin with. */
+  async offer(searchWith) {
+    const { photos } = await ask("photos", { limit: OFFERED }).catch(() => ({ photos: [] }));
+    byId("stored-photos").replaceChildren(
+      ...photos.map(({ uri, name }) =>
+        el(
+          "li",
+          {},
+          el("button", { type: "button", class: "small", click: () => searchWith(uri) }, photo(thumbnail(uri, 256), ""), named(name)),
+        ),
+      ),
+    );
+    byId("stored").hidden = document.body.classList.contains("asked") || !photos.length;
   }
 
   #droppable() {
@@ -85,8 +102,10 @@ export class Asking {
     const key = state.query ?? state.uri;
     const is_photo = key !== null && !state.like.length;
     byId("query-photo").hidden = !is_photo;
-    byId("start").hidden = is_photo || state.like.length > 0;
-    document.body.classList.toggle("asked", is_photo || state.like.length > 0);
+    const is_asked = is_photo || state.like.length > 0;
+    byId("start").hidden = is_asked;
+    byId("stored").hidden = is_asked || !byId("stored-photos").childElementCount;
+    document.body.classList.toggle("asked", is_asked);
     this.#showSteering(state);
     if (!is_photo) {
       this.shown = null;

@@ -5,7 +5,6 @@ import { byId, el, named, photo } from "./dom.js";
 import { Grid } from "./grid.js";
 import { PagedPhotos } from "./paged.js";
 
-const SIZES = { least: 148, caption: 2.6 };
 const NAMED = 500; // groups in the list; more are found by the filter line
 
 /** A photo that is no hit, as a card. */
@@ -35,7 +34,7 @@ export class Browsing {
       get: (index) => this.photos?.get(index),
       need: (first, last) => this.photos?.need(first, last),
     };
-    this.grid = new Grid(byId("photos"), source, (one) => plainCard(one, open), SIZES);
+    this.grid = new Grid(byId("photos"), source, (one) => plainCard(one, open), { caption: 2.2 });
     byId("by").addEventListener("change", (event) => go({ by: event.target.value || null, group: "" }));
     byId("group").addEventListener("change", (event) => go({ group: event.target.value }));
   }
@@ -115,7 +114,7 @@ export class Alike {
         open,
         item.of > 1 ? `${item.place} of ${item.of} in group ${item.group}` : null,
       );
-    this.grid = new Grid(byId("alike-photos"), source, card, { ...SIZES, caption: 3.9 });
+    this.grid = new Grid(byId("alike-photos"), source, card, { caption: 3.4 });
     for (const radio of document.getElementsByName("kind")) {
       radio.addEventListener("change", () => go({ kind: radio.value }));
     }

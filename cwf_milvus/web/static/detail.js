@@ -58,10 +58,10 @@ export class Detail {
       return;
     }
     if (this.uri !== uri) return;
-    byId("detail-name").replaceChildren(named(told.name));
+    byId("detail-name").replaceChildren(named(hit ? `${hit.rank}. ${told.name}` : told.name));
     this.body.replaceChildren(
       this.#picture(told, hit, query),
-      el("div", { class: "facts" }, this.#actions(told, hit), hit ? verdict(hit, query) : null, this.#about(told, hit)),
+      el("div", { class: "facts" }, this.#actions(told, hit), hit ? verdict(hit, query) : null, el("section", {}, this.#about(told, hit))),
     );
   }
 
@@ -165,7 +165,7 @@ function verdict(hit, query) {
   return el(
     "section",
     { class: "verdict" },
-    el("p", { class: "lead" }, `Hit ${hit.rank}: `, certaintyOf(hit)),
+    el("div", { class: "lead" }, certaintyOf(hit)),
     el("p", {}, framing(hit, query)),
     hit.classes.length ? el("p", {}, `Both look like: ${hit.classes.slice(0, CLASSES).join(", ")}.`) : null,
     hit.note ? el("p", { class: "quiet" }, hit.note) : null,

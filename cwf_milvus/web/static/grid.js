@@ -7,6 +7,8 @@
 import { el } from "./dom.js";
 
 const GAP = 16;
+const LEAST = { narrow: 148, wide: 190 }; // pixels of a card's width; two fit on any phone
+const WIDE = 480;
 const ROWS_BEYOND = 2; // above and below the screen
 
 export class Grid {
@@ -15,10 +17,10 @@ export class Grid {
    * @param source `length`, `get(index)` with undefined for what is still to come, and
    *   `need(first, last)`, told which are on the screen.
    * @param card makes the button of an item.
-   * @param sizes least width of a card in pixels, and height of its caption in rem.
+   * @param sizes height of a card's caption in rem.
    */
-  constructor(list, source, card, { least, caption }) {
-    Object.assign(this, { list, source, card, least, caption });
+  constructor(list, source, card, { caption }) {
+    Object.assign(this, { list, source, card, caption });
     this.cells = new Map();
     this.active = 0;
     this.columns = 1;
@@ -44,7 +46,8 @@ export class Grid {
   #layOut() {
     const width = this.list.clientWidth;
     if (!width) return; // not on the screen
-    this.columns = Math.max(1, Math.floor((width + GAP) / (this.least + GAP)));
+    const least = width < WIDE ? LEAST.narrow : LEAST.wide;
+    this.columns = Math.max(1, Math.floor((width + GAP) / (least + GAP)));
     this.wide = (width - GAP * (this.columns - 1)) / this.columns;
     const rem = parseFloat(getComputedStyle(document.documentElement).fontSize);
     this.tall = this.wide * 0.75 + this.caption * rem;
