@@ -57,7 +57,8 @@ def test_the_bulk_index_goes_on_and_tells_what_failed(
     assert "4 added" in capsys.readouterr().out
     (photos / "bad.jpg").write_bytes(b"no photo")
     (photos / "cat.png").unlink()
-    with pytest.raises(SystemExit) as end:
+    told = pytest.warns(UserWarning, match=r"name none of these 4 photos: 1 \(line \d 'cat\.png'")
+    with told, pytest.raises(SystemExit) as end:
         run("bulk_index.py", photos, "metadata.csv")
     assert end.value.code == 1
     out, err = capsys.readouterr()

@@ -19,6 +19,7 @@ from cwf_milvus.cli.index import add_index
 from cwf_milvus.cli.networks import add_backbones, add_classes, add_convert_weights, add_explain
 from cwf_milvus.cli.options import OK, REFUSED, SOME_FAILED, USAGE, add_command, quiet_option
 from cwf_milvus.cli.remove import add_relocate, add_remove
+from cwf_milvus.cli.repair import add_repair
 from cwf_milvus.cli.search import add_search
 from cwf_milvus.cli.serve import add_serve
 from cwf_milvus.cli.upkeep import add_augment, add_info, add_verify
@@ -98,6 +99,7 @@ def build_parser() -> argparse.ArgumentParser:
         add_calibrate,
         add_info,
         add_verify,
+        add_repair,
         add_remove,
         add_relocate,
         add_classes,
@@ -140,7 +142,7 @@ def _add_towhee(commands: Any) -> None:
 
 
 def _towhee(arguments: argparse.Namespace) -> int:
-    from cwf_milvus.hub.install import install, uninstall
+    from cwf_milvus.operators.install import install, uninstall
 
     if arguments.action == "install":
         for link in install(arguments.home):

@@ -205,7 +205,7 @@ class _Reader:
                     del data
             else:
                 image = self._load(source, uri)
-                if image.content == standing.known.get(uri):
+                if image.content == standing.known.get(uri) and uri not in standing.damaged:
                     return _Photo(uri, told, known=True)
                 if isinstance(source, bytes):
                     told = self._with_exif(told, source, uri)

@@ -19,6 +19,7 @@ from cwf_milvus.store.client import MESSAGE_BYTES, Store
 from cwf_milvus.store.side import SideCollection
 
 _URI_BYTES = 4096
+_ROUNDED = 0.5  # how far, of its length, 4 bits a number take a vector at most
 
 
 class ClassRows(SideCollection):
@@ -57,19 +58,51 @@ class ClassRows(SideCollection):
                     f"{self.collection!r}: drop it if nobody needs it, or choose another name"
                 )
 
-    def verify(self, n_vectors: int | None = None) -> list[str]:
+    def verify(self, n_vectors: int | None = None, n_unlike: int = 0) -> list[str]:
         """Return what is wrong with it.
 
         Args:
             n_vectors: how many class vectors the photos have; None where that is not known.
+            n_unlike: of `unlike`, of all photos.
         """
-        n_rows = self.count()
-        if n_vectors is None or n_rows == n_vectors:
-            return []
-        return [
-            f"{n_rows} rows of class vectors, and the photos have {n_vectors} class vectors: "
-            "add the photos again into a new collection"
-        ]
+        n_rows, wrong = self.count(), []
+        if n_vectors is not None and n_rows != n_vectors:
+            wrong.append(
+                f"{n_rows} rows of class vectors, and the photos have {n_vectors} class vectors: "
+                "`cwf-milvus repair` makes them anew"
+            )
+        if n_unlike:
+            wrong.append(
+                f"{n_unlike} rows of class vectors are missing, or other than in the photos' rows: "
+                "`cwf-milvus repair` makes them anew"
+            )
+        return wrong
+
+    def unlike(self, encodings: Sequence[Encoding]) -> int:
+        """Return how many rows of photos are missing, or other than the photos' class vectors.
+
+        Args:
+            encodings: as the photos' rows have them, rounded.
+        """
+        wanted = {
+            _key(encoding.uri, rank): (encoding.uri, int(class_id), np.asarray(vector, np.float32))
+            for encoding in encodings
+            for rank, (class_id, vector) in enumerate(
+                zip(encoding.class_ids, encoding.class_vectors, strict=True)
+            )
+        }
+        fields = ["uri", "class_id", "vector"]
+        row_bytes = 4 * self._dim + 2 * _URI_BYTES
+        found = self.store.fetch(self.name, "key", list(wanted), fields, row_bytes=row_bytes)
+        n_unlike = len(wanted) - len(found)
+        for key, row in found.items():
+            uri, class_id, vector = wanted[key]
+            kept = np.asarray(row["vector"], np.float32)
+            is_near = (
+                np.linalg.norm(kept - vector) <= _ROUNDED * float(np.linalg.norm(vector)) + 1e-6
+            )
+            n_unlike += (row["uri"], row["class_id"]) != (uri, class_id) or not is_near
+        return n_unlike
 
     def replace(self, encodings: Sequence[Encoding], present: Collection[str]) -> None:
         """Store the class vectors of photos in place of those that `present` ones have."""

@@ -18,6 +18,7 @@ from pymilvus import MilvusClient
 
 from cwf_milvus.errors import CollectionError, StoreError
 from cwf_milvus.store.answers import MILVUS_ERRORS, words_of
+from cwf_milvus.store.lite_files import damaged_files, held
 from cwf_milvus.store.lite_index import drop_damaged
 
 CONNECT_SECONDS = 10.0
@@ -137,6 +138,7 @@ def _serve(path: str, shown: str) -> None:
     from milvus_lite.adapter.grpc.server import start_server_in_thread
     from milvus_lite.server_manager import server_manager_instance as manager
 
+    _check_files(path, shown)
     if not hasattr(socket, "AF_UNIX"):
         return
     folder = tempfile.mkdtemp(prefix="cwf-milvus-")  # for this user alone
@@ -160,6 +162,21 @@ def _serve(path: str, shown: str) -> None:
             f"the vector index of {', '.join(damaged)} in {shown!r} was damaged, as a kill or a "
             "full disk leaves it: it is made again from the rows",
             stacklevel=4,
+        )
+
+
+def _check_files(path: str, shown: str) -> None:
+    """Refuse a database of whose damaged files Milvus Lite would delete what can be read yet."""
+    try:
+        with held(path):
+            damaged = damaged_files(path)
+    except (StoreError, OSError):  # in use, or none yet: Milvus Lite says so
+        return
+    if damaged:
+        more = f", and {len(damaged) - 1} more" if len(damaged) > 1 else ""
+        raise StoreError(
+            f"{shown!r} has damaged files: {damaged[0]}{more}. Nothing was changed: `cwf-milvus "
+            "repair` saves what can be read into a new database beside it"
         )
 
 
@@ -229,8 +246,8 @@ def _not_opened(path: str, shown: str, error: BaseException) -> StoreError:
             "or copy it to where they are, and open the copy"
         )
     return StoreError(
-        f"Milvus Lite cannot open {shown!r} ({words_of(error)}): it may be damaged; index the "
-        "photos again into another path"
+        f"Milvus Lite cannot open {shown!r} ({words_of(error)}): it may be damaged; `cwf-milvus "
+        "repair` saves what can be read into a new database beside it"
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pymilvus import CollectionSchema, DataType, MilvusClient
@@ -84,7 +85,7 @@ class Sidecar(SideCollection):
         state = encoder.state()
         name = f"{collection}_{cls.suffix}"
         mark = new_mark()
-        store.ensure(name, _schema(), "vector", {"index_type": "FLAT"})
+        store.ensure(name, sidecar_schema(), "vector", {"index_type": "FLAT"})
         manifest = {
             "format": FORMAT,
             "fingerprint": encoder.fingerprint,
@@ -126,7 +127,7 @@ class Sidecar(SideCollection):
 
     def schema(self) -> CollectionSchema:
         """Return its fields: texts by key."""
-        return _schema()
+        return sidecar_schema()
 
     def drop(self) -> bool:
         """Delete what this collection keeps; the side collection too, where that was all."""
@@ -192,6 +193,23 @@ class Sidecar(SideCollection):
         }
         self.store.write(self.name, [_entry(f"{self.prefix}{_MANIFEST}", manifest)])
         self.manifest = manifest
+
+    def restore(self, state: Mapping[str, bytes]) -> None:
+        """Write the encoder's files again, where they are those that the manifest tells of.
+
+        Args:
+            state: file name to bytes, of `Encoder.state`.
+
+        Raises:
+            CollectionError: it is another encoder.
+            StoreError: Milvus failed.
+        """
+        for file, known in self._files().items():
+            data = state.get(file, b"")
+            if hashlib.sha256(data).hexdigest() != known["sha256"]:
+                raise CollectionError(f"{file!r} is of another encoder than {self.collection!r}'s")
+            place = known.get("place", file)
+            self._write_file(self.store, self.name, f"{self.prefix}{place}", data)
 
     @staticmethod
     def _write_file(store: Store, name: str, key: str, data: bytes) -> None:
@@ -284,7 +302,8 @@ class Sidecar(SideCollection):
             ) from error
 
 
-def _schema() -> CollectionSchema:
+def sidecar_schema() -> CollectionSchema:
+    """Return the fields of a `Sidecar`."""
     schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
     schema.add_field("key", DataType.VARCHAR, is_primary=True, max_length=256)
     schema.add_field("value", DataType.VARCHAR, max_length=FIELD_BYTES)

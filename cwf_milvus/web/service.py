@@ -82,6 +82,7 @@ class Service:
 
     def forget(self, photos: InstanceCollection) -> None:
         """Let go of what was looked up of a collection that has changed."""
+        self.searcher.forget()
         with self._looking:
             for key in [key for key in self._found if key[0] == photos.name]:
                 del self._found[key]
