@@ -12,6 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from photo_collection import CAT, collection, photo
 from PIL import Image, ImageEnhance
+from skimage import data
 
 pytest.importorskip("fastapi", reason="pip install 'cwf-milvus[serve]'")
 pytest.importorskip("playwright", reason="pip install 'cwf-milvus[test]'")
@@ -98,20 +99,21 @@ def test_a_box_drawn_on_a_dropped_photo_finds_the_thing_and_frames_it(
     expect(page.locator("#absent")).to_be_hidden()
 
 
-def test_several_boxes_by_mouse_need_the_photo_sent_once_and_the_last_one_wins(
+def test_several_boxes_need_the_photo_sent_once_and_a_new_one_cancels_the_search(
     page: Page, query: Path
 ) -> None:
     sent: list[str] = []
-    given_up: list[str] = []
-    page.on("request", lambda one: one.method == "POST" and sent.append(one.url))
-    page.on("requestfailed", lambda one: given_up.append(one.url))
+    unanswered: list[Any] = []
+    page.on("request", lambda one: one.method == "POST" and sent.append(urlsplit(one.url).path))
     drop(page, query, "image/jpeg")
     answered(page)
+    page.route("**/api/search?*", unanswered.append, times=1)
     draw(page, (200, 20, 440, 280))
-    draw(page, BOX)  # while that is searched with
+    until(lambda: page.evaluate("1") and unanswered)
+    draw(page, BOX)
     answered(page)
-    assert [urlsplit(url).path for url in sent] == ["/api/queries", *["/api/search"] * 3]
-    assert [urlsplit(url).path for url in given_up] == ["/api/search"]
+    assert sent == ["/api/queries", *["/api/search"] * 3]
+    assert unanswered[0].request.failure == "net::ERR_ABORTED"
     assert numbers(page) == pytest.approx(BOX, abs=2)
     assert "chelsea" in names(page)[0]
 
@@ -183,8 +185,6 @@ def test_the_box_is_in_the_pixels_of_a_photo_that_its_exif_turns(
 
 def test_a_thing_that_is_not_there_is_said_not_to_be(page: Page, tmp_path: Path) -> None:
     file = tmp_path / "coins.png"
-    from skimage import data
-
     Image.fromarray(data.coins()).save(file)
     paste(page, file)
     answered(page)
@@ -196,7 +196,8 @@ def test_hits_are_on_the_screen_before_the_final_ones(page: Page, query: Path) -
     page.evaluate("""() => {
       window.told = [];
       const words = document.getElementById("progress");
-      const note = () => told.push([words.textContent, document.querySelectorAll("#hits li").length]);
+      const count = () => document.querySelectorAll("#hits li").length;
+      const note = () => told.push([words.textContent, count()]);
       new MutationObserver(note).observe(words, { childList: true });
     }""")
     drop(page, query, "image/jpeg")
