@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cwf_milvus import __version__
+from cwf_milvus.cli.backup import add_backup, add_restore
 from cwf_milvus.cli.calibrate import add_calibrate
 from cwf_milvus.cli.ending import ending_in_time, patience, say_interrupted
 from cwf_milvus.cli.evaluate_options import add_evaluate
@@ -99,6 +100,8 @@ def build_parser() -> argparse.ArgumentParser:
         add_info,
         add_verify,
         add_repair,
+        add_backup,
+        add_restore,
         add_remove,
         add_relocate,
         add_classes,
