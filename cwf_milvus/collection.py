@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from cwf_milvus.errors import CollectionError
-from cwf_milvus.index.with_graph import PhotosWithGraph
+from cwf_milvus.index.altogether import PhotosAltogether
 from cwf_milvus.search.registry import AUTO, CANDIDATES
 from cwf_milvus.store.client import Store
 from cwf_milvus.store.layout import Layout
@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # torch takes seconds, and much is done without it
     from cwf_milvus.search.stage import Stage
 
 
-class InstanceCollection(PhotosWithGraph):
+class InstanceCollection(PhotosAltogether):
     """Photos in Milvus, one row each; made by `create` or `open`, best used in a ``with``.
 
     Several threads may use one. On Milvus Lite, one process at a time may have the database open;
@@ -228,12 +228,6 @@ class InstanceCollection(PhotosWithGraph):
             workers=workers,
             max_pixels=max_pixels,
         )
-
-    def upgrade(self, *, progress: bool = True) -> Report:
-        """Add keypoints to stored photos, of a collection made without; see `add_keypoints`."""
-        from cwf_milvus.index.upgrade import add_keypoints  # OpenCV takes a while
-
-        return add_keypoints(self, progress=progress)
 
     @overload
     def search(  # type: ignore[overload-overlap]  # a list is an object too

@@ -113,7 +113,7 @@ def test_no_command_at_all_is_wrong_usage_and_shows_the_help(run):
     ("arguments", "words"),
     [
         (("nonsense",), "invalid choice: 'nonsense'"),
-        (("index",), "the following arguments are required: PHOTOS"),
+        (("index",), "name the photos to index, or give --upgrade"),
         (("index", "x", "--workers", "0"), "'0': give a whole number of at least 1"),
         (("index", "x", "--batch-size", "-1"), "'-1': give a whole number of at least 1"),
         (("index", "x", "--store-classes", "many"), "'many': give a whole number"),
@@ -312,7 +312,7 @@ def test_metadata_that_names_none_of_the_photos_is_told(run, folder, uri, tmp_pa
         command = ("index", folder, "--uri", uri, "--quiet", "--metadata", tmp_path / "m.csv")
         status, _, err = run(*command)
     assert status == 0
-    assert "warning: the metadata names none of these 5 photos, such as '" in err
+    assert "m.csv: rows that name none of these 5 photos: 1 (line 2 'IMG_1.jpg')" in err
 
 
 def test_fitting_on_too_few_photos_is_refused_in_words(run, folder, tmp_path):
@@ -464,7 +464,7 @@ def test_remove_takes_photos_by_path_or_by_the_name_they_are_stored_under(
     assert (status, out, err) == (0, "removed 3 of 3\n", "")
     status, out, err = run("remove", "000.png", "002.png", "--uri", uri)
     assert (status, out) == (1, "removed 1 of 2\n")
-    assert err == f"not in photos: {folder / '000.png'}\n"
+    assert err == "not in photos: 000.png\n"
     assert json.loads(run("info", "--uri", uri, "--json")[1])["photos"] == 2
     assert run("verify", "--uri", uri)[0] == 0
 
@@ -476,7 +476,7 @@ def test_remove_all_drops_the_collection_with_its_encoder(run, folder, tmp_path)
         status, _, err = run("remove", *arguments, *place)
         assert status == 2
         assert "name the photos to remove, or give --all" in err
-    assert run("remove", "--all", *place)[:2] == (0, "dropped photos\n")
+    assert run("remove", "--all", "--yes", *place)[:2] == (0, "dropped photos\n")
     status, _, err = run("info", *place)
     assert status == 3
     assert "there is no collection 'photos'" in err
@@ -588,7 +588,7 @@ def test_the_token_is_printed_by_no_command(run, folder, tmp_path, monkeypatch):
         ("info", *place),
         ("search", folder / "000.png", *place, "--json"),
         ("verify", *place),
-        ("remove", "--all", *place),
+        ("remove", "--all", "--yes", *place),
     ):
         status, out, err = run(*command)
         assert status == 0

@@ -66,17 +66,29 @@ def _add_options(command: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="ask by the boxes of a JSON file, and by the same photos whole",
     )
+    asked.add_argument(
+        "--one-thing",
+        action="store_true",
+        help="a box asks for what is in it: what its photo shows beside it is wrong, and not junk",
+    )
     how = command.add_argument_group("the search")
     how.add_argument("--exact", action="store_true", help="plain arrays in place of Milvus")
     how.add_argument("--uri", metavar="URI", help="a Milvus server (a Milvus Lite, made for this)")
-    how.add_argument("--rerank", metavar="STAGE", help=", ".join(stage_names("rerank")))
+    how.add_argument("--rerank", metavar="STAGE", help=", ".join(["auto", *stage_names("rerank")]))
     how.add_argument(
         "--class-weight",
         type=float,
         metavar="W",
         help="share of the class vectors in --rerank regions",
     )
-    how.add_argument("--expand", metavar="STAGE", help="local, aqe, qe, with a number as in aqe:5")
+    how.add_argument(
+        "--expand", metavar="STAGE", help="graph, local, aqe, qe, with a number as in aqe:5"
+    )
+    how.add_argument(
+        "--graph",
+        action="store_true",
+        help='build the graph of the photos first, for --expand graph and for "auto"',
+    )
     how.add_argument(
         "--candidates", type=int, default=200, metavar="N", help="to re-rank (%(default)s)"
     )

@@ -26,8 +26,8 @@ def add_command(
     return command
 
 
-def collection_options(command: argparse.ArgumentParser) -> None:
-    """Add --uri and --collection."""
+def collection_options(command: argparse.ArgumentParser, *, several: bool = False) -> None:
+    """Add --uri and --collection, which may name several."""
     command.add_argument(
         "--uri",
         type=os.path.expanduser,  # also after an =, where no shell does it
@@ -35,11 +35,13 @@ def collection_options(command: argparse.ArgumentParser) -> None:
         metavar="URI",
         help="a .db path (Milvus Lite) or http(s)://host:port (%(default)s)",
     )
+    name = os.environ.get("CWF_MILVUS_COLLECTION", "photos")
     command.add_argument(
         "--collection",
-        default=os.environ.get("CWF_MILVUS_COLLECTION", "photos"),
+        nargs="+" if several else None,
+        default=[name] if several else name,
         metavar="NAME",
-        help="(%(default)s)",
+        help=f"one or several ({name})" if several else "(%(default)s)",
     )
     command.add_argument(
         "--wait",

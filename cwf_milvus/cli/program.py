@@ -24,6 +24,7 @@ from cwf_milvus.cli.options import OK, REFUSED, SOME_FAILED, USAGE, add_command,
 from cwf_milvus.cli.remove import add_relocate, add_remove
 from cwf_milvus.cli.repair import add_repair
 from cwf_milvus.cli.search import add_search
+from cwf_milvus.cli.serve import add_serve
 from cwf_milvus.cli.upkeep import add_augment, add_info, add_verify
 from cwf_milvus.errors import CollectionError, CwfError, MismatchError, StoreError
 from cwf_milvus.text import printable
@@ -92,6 +93,7 @@ def build_parser() -> argparse.ArgumentParser:
         _add_demo,
         add_index,
         add_search,
+        add_serve,
         add_augment,
         add_graph,
         add_neighbours,
@@ -144,7 +146,7 @@ def _add_towhee(commands: Any) -> None:
 
 
 def _towhee(arguments: argparse.Namespace) -> int:
-    from cwf_milvus.hub.install import install, uninstall
+    from cwf_milvus.operators.install import install, uninstall
 
     if arguments.action == "install":
         for link in install(arguments.home):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from cwf_milvus.encode.encoding import Encoding
 from cwf_milvus.encode.fitting import fit_whitenings, readable
 from cwf_milvus.encode.network import Network
 from cwf_milvus.encode.saved import Saved, fingerprint_of, read_folder, write_folder
-from cwf_milvus.encode.settings import default_settings, full_name
+from cwf_milvus.encode.settings import Settings, default_settings, full_name
 from cwf_milvus.encode.views import Prepared
 from cwf_milvus.encode.whitenings import Whitenings
 from cwf_milvus.errors import MismatchError, SettingsError, WhiteningError
@@ -25,6 +25,21 @@ from cwf_milvus.method import aggregation
 from cwf_milvus.photos.box import BoxLike
 from cwf_milvus.photos.images import MAX_PIXELS
 from cwf_milvus.photos.listing import is_one_photo, photo_items
+
+
+class FurtherOptions(Settings, total=False):
+    """What `Encoder` takes by name, beside where and in which batches it runs."""
+
+    weights: str | Path | None
+    whitening: str | Path | Whitenings | None
+    max_pixels: int
+
+
+class EncoderOptions(FurtherOptions, total=False):
+    """What `Encoder` takes by name."""
+
+    device: str | torch.device | None
+    batch_size: int | None
 
 
 class Encoder(Network):
@@ -63,7 +78,7 @@ class Encoder(Network):
         whitening: str | Path | Whitenings | None = "default",
         batch_size: int | None = None,
         max_pixels: int = MAX_PIXELS,
-        **settings: Any,
+        **settings: Unpack[Settings],
     ) -> None:
         super().__init__(
             default_settings(full_name(backbone), **settings),
@@ -196,7 +211,6 @@ class Encoder(Network):
 
     # Fitting
 
-    @alone()
     def fit(
         self,
         photos: object,
@@ -220,13 +234,14 @@ class Encoder(Network):
         """
         items = photo_items(photos)
         ready = readable(items, lambda item: self.prepare(self.read(item)), progress)
-        whitenings = fit_whitenings(
-            map(self.local_vectors, batches(ready, self.batch_size, lambda photo: photo.grid)),
-            self.settings,
-            self.backbone.n_features,
-            origin=origin,
-            n_photos=len(items),
-        )
+        with alone():
+            whitenings = fit_whitenings(
+                map(self.local_vectors, batches(ready, self.batch_size, lambda photo: photo.grid)),
+                self.settings,
+                self.backbone.n_features,
+                origin=origin,
+                n_photos=len(items),
+            )
         self.settings = replace(self.settings, dim=whitenings.dim)
         self.whitenings = whitenings.used_at(self.settings)
         self._unfitted = ""

@@ -13,6 +13,7 @@ from cwf_milvus.backbones import create_backbone
 from cwf_milvus.backbones.alone import alone
 from cwf_milvus.backbones.weights import RANDOM
 from cwf_milvus.checks import checked_count
+from cwf_milvus.encode.batching import in_batches
 from cwf_milvus.encode.kept import LastUsed
 from cwf_milvus.encode.local_vectors import LocalVectors, pool_local
 from cwf_milvus.encode.seen import FeatureCache
@@ -164,7 +165,9 @@ class Network:
         logits = maps.logits
         if batch[0].class_view is not None:
             views = [p.class_view for p in batch if p.class_view is not None]
-            logits = self.backbone.predict(self._stack(views))
+            logits = torch.stack(  # of a query's box, each may have a shape of its own
+                in_batches(views, len(views), lambda view: view.shape, self._predict)
+            )
         ids, scores = cam.top_classes(logits, self.n_classes, self.settings.classes)
         height, width = maps.features.shape[-2:]
         class_maps = cam.class_activation_maps(
@@ -177,6 +180,9 @@ class Network:
         """Return class and region vectors of photos of one grid, before whitening."""
         features, ids, scores, class_maps = self.class_maps(batch)
         return pool_local(features, class_maps, ids, scores, [p.box for p in batch], self.settings)
+
+    def _predict(self, views: Sequence[Tensor]) -> Tensor:
+        return self.backbone.predict(self._stack(views))
 
     def _stack(self, views: Sequence[Tensor]) -> Tensor:
         batch = torch.stack(list(views))

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from cwf_milvus.errors import CollectionError, CwfError, ImageError
+from cwf_milvus.index.altogether import PhotosAltogether
 from cwf_milvus.index.metadata import MetadataSource
-from cwf_milvus.index.with_graph import PhotosWithGraph
 from cwf_milvus.photos.sources import read_bytes
 from cwf_milvus.store.client import Store
 from cwf_milvus.store.lite import checked_path
@@ -122,7 +122,7 @@ def repair(
         place, saved = _whole_place(place, into)
     store = Store(place, token=token)
     try:
-        collection = PhotosWithGraph(store, name, weights=weights, device=device)
+        collection = PhotosAltogether(store, name, weights=weights, device=device)
         outcome = _mend(collection, metadata, progress)
         outcome.salvage = saved
         return outcome
@@ -143,7 +143,7 @@ def _whole_place(uri: str, into: str | Path | None) -> tuple[str, Salvage | None
     return str(target), salvage(path, target)
 
 
-def _mend(collection: PhotosWithGraph, metadata: MetadataSource, progress: bool) -> Repair:
+def _mend(collection: PhotosAltogether, metadata: MetadataSource, progress: bool) -> Repair:
     collection.end_moves()
     found = verify(collection)
     outcome = Repair(collection.store.uri, found)
@@ -177,7 +177,7 @@ def _mend(collection: PhotosWithGraph, metadata: MetadataSource, progress: bool)
 
 
 def _write_anew(
-    collection: PhotosWithGraph,
+    collection: PhotosAltogether,
     asked: Sequence[str],
     metadata: MetadataSource,
     outcome: Repair,
@@ -209,7 +209,7 @@ def _write_anew(
 
 
 def _former(
-    collection: PhotosWithGraph, old: Mapping[str, Any], new: Mapping[str, Mapping[str, Any]]
+    collection: PhotosAltogether, old: Mapping[str, Any], new: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any] | None:
     """Return a row as its checksum says that it was, where one field alone was damaged."""
     layout = collection.layout
@@ -220,7 +220,7 @@ def _former(
     return None
 
 
-def _mend_encoder(collection: PhotosWithGraph, outcome: Repair) -> None:
+def _mend_encoder(collection: PhotosAltogether, outcome: Repair) -> None:
     """Write the encoder's files again where it is one that ships."""
     from cwf_milvus.encode.encoder import Encoder  # torch takes seconds
 
@@ -239,7 +239,7 @@ def _mend_encoder(collection: PhotosWithGraph, outcome: Repair) -> None:
     )
 
 
-def _mend_class_rows(collection: PhotosWithGraph) -> None:
+def _mend_class_rows(collection: PhotosAltogether) -> None:
     assert collection.class_rows is not None
     uris = collection.uris()
     collection.class_rows.drop()
@@ -252,7 +252,7 @@ def _mend_class_rows(collection: PhotosWithGraph) -> None:
         collection.class_rows.replace(encodings, [])
 
 
-def _mend_graph(collection: PhotosWithGraph, progress: bool) -> None:
+def _mend_graph(collection: PhotosAltogether, progress: bool) -> None:
     try:
         head = collection.graph.head()
         collection.drop_graph()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from cwf_milvus.encode.batching import in_batches
 from cwf_milvus.encode.describe import describe
 from cwf_milvus.encode.encoder import Encoder
 from cwf_milvus.encode.saved import Saved, is_encoder, read_folder
-from cwf_milvus.encode.settings import EncoderSettings
+from cwf_milvus.encode.settings import EncoderSettings, FurtherSettings, Settings
 from cwf_milvus.encode.views import Prepared
 from cwf_milvus.encode.whitenings import Whitenings
 from cwf_milvus.errors import SettingsError, WhiteningError
@@ -54,17 +54,13 @@ class CamVggEmbed(Operator):
         weights: str | None = None,
         device: str | None = None,
         image_size: int | None = None,
-        **settings: Any,
+        **settings: Unpack[FurtherSettings],
     ) -> None:
+        asked: Settings = {**settings, "layer": layer, "n_classes": n_classes}
+        if image_size is not None:
+            asked["image_size"] = image_size
         self.encoder = shared_encoder(
-            model_name,
-            layer=layer,
-            n_classes=n_classes,
-            weights=weights,
-            device=device,
-            image_size=image_size,
-            whitening=None,
-            **settings,
+            model_name, weights=weights, device=device, whitening=None, **asked
         )
 
     def __call__(self, images: object) -> tuple[Any, Any, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -92,7 +92,37 @@ def search_queries(
     min_certainty: float | None = None,
     without: Collection[str] = (),
 ) -> list[Hits]:
-    """Answer queries that are encoded already; their first search is one call to Milvus.
+    """Answer queries that are encoded already; see `search_steps`, of which this is the last."""
+    *_, answers = search_steps(
+        gallery,
+        queries,
+        limit=limit,
+        filter=filter,
+        stages=stages,
+        candidates=candidates,
+        augmented=augmented,
+        min_certainty=min_certainty,
+        without=without,
+    )
+    return answers
+
+
+def search_steps(
+    gallery: Gallery,
+    queries: Sequence[Query],
+    *,
+    limit: int,
+    filter: str | None,
+    stages: Sequence[Stage] = (),
+    candidates: int = CANDIDATES,
+    augmented: bool = False,
+    min_certainty: float | None = None,
+    without: Collection[str] = (),
+) -> Iterator[list[Hits]]:
+    """Yield the answers to queries as they get better: by descriptors, then after the stages.
+
+    The first search of all queries is one call to Milvus. Without stages there is one step. The
+    first of two tells no certainty, and `min_certainty` leaves nothing out of it.
 
     Args:
         gallery: the photos that are searched.
@@ -104,12 +134,18 @@ def search_queries(
         augmented: as in `search`.
         min_certainty: as in `search`.
         without: uris that are not to be among the hits.
+
+    Raises:
+        FilterError: Milvus refused the filter, or it names a field that no photo has.
+        SettingsError: a limit or `min_certainty` that cannot be.
+        StoreError: Milvus failed.
     """
     check_limit(limit)
     if checked_count("candidates", candidates) > TOP_K:
         raise SettingsError(f"candidates={candidates}: Milvus gives at most {TOP_K} at once")
     if not queries:
-        return []
+        yield []
+        return
     depth = max(limit, candidates) if stages else limit
     judge = Judge(gallery, stages, min_certainty)
 
@@ -136,10 +172,15 @@ def search_queries(
     answers = find(queries, descriptors, depth)
     if filter and isinstance(gallery, PhotoRows):
         check_filter(gallery, filter, (hit.metadata for answer in answers for hit in answer))
+    if stages:
+        yield [
+            Hits(query, [hit.but(vectors=None) for hit in hits[:limit]])
+            for query, hits in zip(queries, answers, strict=True)
+        ]
     context = Context(gallery, find, depth, look_up=look_up)
     answers = run_stages(stages, queries, answers, context, candidates)
     judged = map(judge, queries, answers)
-    return [
+    yield [
         Hits(query, hits[:limit], found)
         for query, (hits, found) in zip(queries, judged, strict=True)
     ]

@@ -1,4 +1,4 @@
-"""What a collection makes of its rows: the graph of its photos, and augmented descriptors."""
+"""What a collection does with all its photos at once: a graph, augmented descriptors, keypoints."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from cwf_milvus.store.moves import MovableRows
 if TYPE_CHECKING:  # scipy's sparse arrays take a while, and much is done without them
     from cwf_milvus.index.alike import Duplicates, Neighbour
     from cwf_milvus.index.graph import GraphReport
+    from cwf_milvus.index.report import Report
 
 
-class PhotosWithGraph(MovableRows):
-    """The rows of a collection, the graph of its photos, and their augmented descriptors."""
+class PhotosAltogether(MovableRows):
+    """The rows of a collection, and what is made of all of them together."""
 
     def build_graph(
         self, *, neighbours: int = 10, verify: bool = True, progress: bool = True
@@ -100,3 +101,9 @@ class PhotosWithGraph(MovableRows):
     def undo_augmentation(self) -> bool:
         """Drop the augmented descriptors; returns whether there were any."""
         return Augmented(self).drop()
+
+    def upgrade(self, *, progress: bool = True) -> Report:
+        """Add keypoints to stored photos, of a collection made without; see `add_keypoints`."""
+        from cwf_milvus.index.upgrade import add_keypoints  # OpenCV takes a while
+
+        return add_keypoints(self, progress=progress)
