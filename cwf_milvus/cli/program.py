@@ -13,6 +13,7 @@ from typing import Any
 
 from cwf_milvus import __version__
 from cwf_milvus.cli.calibrate import add_calibrate
+from cwf_milvus.cli.copy import add_copy
 from cwf_milvus.cli.evaluate_options import add_evaluate
 from cwf_milvus.cli.graph import add_duplicates, add_graph, add_neighbours
 from cwf_milvus.cli.index import add_index
@@ -27,8 +28,8 @@ from cwf_milvus.text import printable
 _EPILOG = """\
 exit status: 0 all done; 1 some photos failed, or verify found damage; 2 wrong usage or an unusable
 value; 3 Milvus or the collection cannot be reached, or refuses; 130 interrupted.
-environment: MILVUS_TOKEN the server's token, never printed; CWF_MILVUS_URI and
-CWF_MILVUS_COLLECTION defaults for --uri and --collection.
+environment: MILVUS_TOKEN the server's token, never printed (MILVUS_TOKEN_DST of the DST of copy);
+CWF_MILVUS_URI and CWF_MILVUS_COLLECTION defaults for --uri and --collection.
 """
 
 
@@ -98,6 +99,7 @@ def build_parser() -> argparse.ArgumentParser:
         add_verify,
         add_remove,
         add_relocate,
+        add_copy,
         add_classes,
         add_explain,
         add_evaluate,
