@@ -200,6 +200,11 @@ class Store:
                 # pymilvus would sleep half a second for an index of nothing
                 self.call("create_index", collection, params, sync=False)
 
+    @property
+    def place(self) -> str:
+        """Which Milvus this is: the real path of a ``.db``, or an address."""
+        return self._lite_path or self.uri
+
     def name_of(self, collection: str) -> str:
         """Return the name of a collection that may be named by an alias."""
         about = self.call("describe_collection", collection)
