@@ -134,6 +134,8 @@ def test_a_token_that_can_be_guessed_is_refused_unsaid() -> None:
 def test_without_the_token_only_its_health_is_told(locked: httpx.Client) -> None:
     for path in ("/", "/api/photos", "/static/manual.css", "/metrics", "/api/openapi.json"):
         refused(locked.get(path), 401, "a token is needed")
+    page = locked.get("/", headers={"Accept": "text/html,*/*"})  # what a browser asks
+    assert page.text.startswith("a token is needed: open /?token=")
     assert locked.get("/healthz").status_code == 200
     assert locked.get("/readyz").status_code == 200
 

@@ -144,9 +144,9 @@ def test_a_group_over_http_leads_to_its_photos(client: httpx.Client) -> None:
 
 
 def test_a_collection_tells_what_it_is(client: httpx.Client) -> None:
-    assert client.get("/api/collections").json() == [
-        {"name": "photos", "photos": 12, "writable": False, "graph": True, "keypoints": True}
-    ]
+    (told,) = client.get("/api/collections").json()
+    expected = {"photos": 12, "writable": False, "urls": False, "graph": True, "keypoints": True}
+    assert told == {"name": "photos", **expected}
     info = client.get("/api/info").json()
     assert info["stages"] == ["regions", "spatial", "graph"]
     assert [field["name"] for field in info["fields"]] == ["colour", "exif_date", "year"]

@@ -106,7 +106,7 @@ class Guard:
             if not started:
                 if refusal.status == 413:
                     await _drained(receive)
-                await _answer(with_headers, refusal)
+                await _answer(with_headers, refusal, Headers(scope=scope))
 
     def _check_host(self, headers: Headers) -> None:
         hosts = headers.getlist("host")
@@ -233,9 +233,11 @@ async def _drained(receive: Receive) -> None:
                 return
 
 
-async def _answer(send: Send, refusal: Refused) -> None:
-    body = json.dumps({"error": refusal.reason}).encode()
-    headers = {"Content-Type": "application/json", "Connection": "close"}
+async def _answer(send: Send, refusal: Refused, asked: Headers) -> None:
+    body, kind = json.dumps({"error": refusal.reason}).encode(), "application/json"
+    if "text/html" in asked.get("accept", ""):  # a person opened it
+        body, kind = f"{refusal.reason}\n".encode(), "text/plain; charset=utf-8"
+    headers = {"Content-Type": kind, "Connection": "close"}
     if refusal.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     await _send(send, refusal.status, body, headers)
