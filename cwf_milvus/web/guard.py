@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import ipaddress
@@ -102,6 +103,11 @@ class Guard:
             self._check_token(scope, headers)
             limited = self._limited(scope, headers, receive)
             await self.app(scope, limited, with_headers)
+        except asyncio.CancelledError:  # the service ends, and this took too long
+            if not started:
+                ending = Refused(503, "the service is ending: try again when it is back")
+                await _answer(with_headers, ending, Headers(scope=scope))
+            raise
         except Refused as refusal:
             if not started:
                 if refusal.status == 413:
