@@ -77,6 +77,7 @@ def test_addresses_and_localhost_are_its_own_names(client: httpx.Client, host: s
     [
         {"Origin": "http://evil.example"},
         {"Origin": "null"},
+        {"Origin": "http://[::1"},
         {"Origin": "http://localhost:1"},
         {"Sec-Fetch-Site": "cross-site"},
         {"Sec-Fetch-Site": "same-site"},
@@ -377,6 +378,24 @@ def test_slow_senders_hold_no_worker_and_are_let_go(client: httpx.Client) -> Non
     finally:
         for line in slow:
             line.close()
+
+
+def test_what_all_senders_hold_together_is_bounded(client: httpx.Client) -> None:
+    head = (
+        "POST /api/queries HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n"
+        "Content-Length: 1200001\r\n\r\n"
+    )
+    senders = [lines(client) for _ in range(20)]  # of 1.2 MB, where all may hold 21 MB
+    try:
+        for line in senders:
+            line.sendall(head.encode() + bytes(1_200_000))
+        answers = [line.makefile("rb").readline() for line in senders]
+        refusals = [answer for answer in answers if answer.split()[1] == b"503"]
+        assert 1 <= len(refusals) <= 5
+    finally:
+        for line in senders:
+            line.close()
+    assert send(client, b"no photo").status_code == 422  # what was held was given back
 
 
 def test_endless_headers_are_cut_off(client: httpx.Client) -> None:
