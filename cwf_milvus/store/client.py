@@ -37,10 +37,6 @@ _Row = dict[str, Any]
 class Store:
     """A connection to one Milvus.
 
-    Attributes:
-        wait: seconds that a call waits for a server that does not answer, after `timeout`; of all
-            connections, or of one.
-
     Args:
         uri: a path ending in ``.db`` (Milvus Lite), or ``http(s)://host:port``.
         token: for a server; in no message.
@@ -53,6 +49,7 @@ class Store:
     """
 
     wait: float = 0.0
+    """Seconds that a call waits on for a server, after `timeout`; of all connections, or of one."""
 
     def __init__(
         self,
