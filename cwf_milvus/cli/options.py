@@ -43,13 +43,26 @@ def collection_options(command: argparse.ArgumentParser, *, several: bool = Fals
         metavar="NAME",
         help=f"one or several ({name})" if several else "(%(default)s)",
     )
+    command.add_argument(
+        "--wait",
+        type=seconds,
+        default=120.0,
+        metavar="SECONDS",
+        help="how long to wait for a server that does not answer any more (%(default)g)",
+    )
 
 
 def network_options(command: argparse.ArgumentParser) -> None:
-    """Add --weights and --device."""
+    """Add --weights, --device and --runtime."""
     command.add_argument("--weights", metavar="FILE", help="the network's checkpoint")
     command.add_argument(
         "--device", metavar="NAME", help="cpu, cuda, ... (the GPU if there is one)"
+    )
+    command.add_argument(
+        "--runtime",
+        choices=("auto", "torch", "openvino"),
+        default="auto",
+        help="what runs the network on a CPU (%(default)s: OpenVINO where it is installed)",
     )
 
 
@@ -87,6 +100,17 @@ def positive(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r}: give a whole number of at least 1")
     return int(text)
+
+
+def seconds(text: str) -> float:
+    """Return a number of seconds from 0 to a day, for argparse."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 86_400:
+        raise argparse.ArgumentTypeError(f"{text!r}: give seconds, from 0 to 86400")
+    return value
 
 
 def count_or_all(text: str) -> int:

@@ -105,9 +105,7 @@ def _hit(hit: Hit, rank: int, is_final: bool, shown: Callable[[str], str]) -> Hi
         stage_ranks={name: stage.rank for name, stage in by_stage.items()},
         moved_by=_mover(hit),
         classes=list(hit.classes),
-        matches=[
-            Likeness.model_validate(match.to_dict()) for match in hit.matches[:_MOST_MATCHES]
-        ]
+        matches=[Likeness.model_validate(match.to_dict()) for match in hit.matches[:_MOST_MATCHES]]
         if is_final
         else [],
         note=hit.note or None,
