@@ -337,6 +337,24 @@ def test_photos_are_browsed_by_folder_and_field(page: Page) -> None:
     expect(page.locator("#no-graph")).to_be_visible()
 
 
+def test_more_hits_come_with_scrolling(page: Page, query: Path) -> None:
+    def few(route: Any) -> None:
+        route.continue_(post_data=json.dumps({**route.request.post_data_json, "limit": 6}))
+
+    page.route("**/api/search?*", few)
+    drop(page, query, "image/jpeg")
+    n = int((page.locator("#count").text_content() or "").split()[0])
+
+    def all_are_there() -> bool:
+        page.evaluate("() => { scrollTo(0, 1e6); }")
+        return f"{n} photos" in (page.locator("#progress").text_content() or "")
+
+    until(all_are_there)
+    labels = page.locator("#hits button").evaluate_all("all => all.map((one) => one.ariaLabel)")
+    ranks = [int(label.partition(".")[0]) for label in labels]
+    assert ranks == list(range(ranks[0], n + 1))
+
+
 def test_another_collection_is_chosen(page: Page) -> None:
     page.locator("#stored-photos button").first.click()
     answered(page)
