@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import socket
@@ -16,14 +17,15 @@ from typing import Any
 import httpx
 import PIL.Image
 import pytest
+from fastapi import HTTPException
 from operator_photos import fitted, write_photos
 from web_service import served
 
 from cwf_milvus.collection import InstanceCollection
 from cwf_milvus.errors import SettingsError
 from cwf_milvus.web.settings import ServeSettings
+from cwf_milvus.web.turns import Turns
 
-pytest.importorskip("fastapi", reason="pip install 'cwf-milvus[serve]'")
 TOKEN = "a-token-of-thirty-letters-or-so"
 
 
@@ -427,6 +429,30 @@ def test_a_full_house_says_when_to_come_again(stored: InstanceCollection, tmp_pa
         assert {answer.status_code for answer in answers} == {200, 503}
         assert all(int(answer.headers["retry-after"]) > 0 for answer in busy)
         assert search(0).status_code == 200
+
+
+def test_who_goes_away_while_waiting_leaves_the_place_to_the_next() -> None:
+    async def queue() -> None:
+        turns = Turns(1, 1)
+
+        async def wait() -> None:
+            async with turns.turn():
+                pass
+
+        async with turns.turn():
+            for _ in range(3):
+                waiting = asyncio.create_task(wait())
+                await asyncio.sleep(0)
+                assert turns.waiting == 1
+                with pytest.raises(HTTPException, match="try again"):
+                    await wait()
+                waiting.cancel()
+                await asyncio.gather(waiting, return_exceptions=True)
+                assert turns.waiting == 0
+        await wait()
+        assert turns.running == 0
+
+    asyncio.run(queue())
 
 
 # What is hidden

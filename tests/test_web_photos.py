@@ -20,7 +20,6 @@ from cwf_milvus.collection import InstanceCollection
 from cwf_milvus.errors import FilterError, SettingsError
 from cwf_milvus.store.browsing import described_fields, groups, photos_after, same_bytes
 
-pytest.importorskip("fastapi", reason="pip install 'cwf-milvus[serve]'")
 DAYS = ("2023-12-31T23:59:59", "2024-01-01T00:00:00", "2024-01-01T12:00:00+02:00")
 
 

@@ -23,7 +23,6 @@ from web_service import served
 from cwf_milvus.cli import main
 from cwf_milvus.collection import InstanceCollection
 
-pytest.importorskip("fastapi", reason="pip install 'cwf-milvus[serve]'")
 ROOT = Path(__file__).parents[1]
 TOKEN = "a-token-of-thirty-letters-or-so"
 
