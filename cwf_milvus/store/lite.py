@@ -18,7 +18,7 @@ from pymilvus import MilvusClient
 
 from cwf_milvus.errors import CollectionError, StoreError
 from cwf_milvus.store.answers import MILVUS_ERRORS, words_of
-from cwf_milvus.store.lite_files import damaged_files, held
+from cwf_milvus.store.lite_files import damaged_files, drop_unborn, held
 from cwf_milvus.store.lite_index import drop_damaged
 
 CONNECT_SECONDS = 10.0
@@ -166,9 +166,10 @@ def _serve(path: str, shown: str) -> None:
 
 
 def _check_files(path: str, shown: str) -> None:
-    """Refuse a database of whose damaged files Milvus Lite would delete what can be read yet."""
+    """Refuse a database with damaged files: Milvus Lite would delete what can be read of them."""
     try:
         with held(path):
+            drop_unborn(path)
             damaged = damaged_files(path)
     except (StoreError, OSError):  # in use, or none yet: Milvus Lite says so
         return
