@@ -53,10 +53,16 @@ def collection_options(command: argparse.ArgumentParser, *, several: bool = Fals
 
 
 def network_options(command: argparse.ArgumentParser) -> None:
-    """Add --weights and --device."""
+    """Add --weights, --device and --runtime."""
     command.add_argument("--weights", metavar="FILE", help="the network's checkpoint")
     command.add_argument(
         "--device", metavar="NAME", help="cpu, cuda, ... (the GPU if there is one)"
+    )
+    command.add_argument(
+        "--runtime",
+        choices=("auto", "torch", "openvino"),
+        default="auto",
+        help="what runs the network on a CPU (%(default)s: OpenVINO where it is installed)",
     )
 
 

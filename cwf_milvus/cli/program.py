@@ -15,6 +15,7 @@ from typing import Any
 from cwf_milvus import __version__
 from cwf_milvus.cli.backup import add_backup, add_restore
 from cwf_milvus.cli.calibrate import add_calibrate
+from cwf_milvus.cli.copy import add_copy
 from cwf_milvus.cli.ending import ending_in_time, patience, say_interrupted
 from cwf_milvus.cli.evaluate_options import add_evaluate
 from cwf_milvus.cli.graph import add_duplicates, add_graph, add_neighbours
@@ -32,8 +33,8 @@ from cwf_milvus.text import printable
 _EPILOG = """\
 exit status: 0 all done; 1 some photos failed, or verify found damage; 2 wrong usage or an unusable
 value; 3 Milvus or the collection cannot be reached, or refuses; 130 interrupted, 143 terminated.
-environment: MILVUS_TOKEN the server's token, never printed; CWF_MILVUS_URI and
-CWF_MILVUS_COLLECTION defaults for --uri and --collection.
+environment: MILVUS_TOKEN the server's token, never printed (MILVUS_TOKEN_DST of the DST of copy);
+CWF_MILVUS_URI and CWF_MILVUS_COLLECTION defaults for --uri and --collection.
 """
 
 
@@ -106,6 +107,7 @@ def build_parser() -> argparse.ArgumentParser:
         add_restore,
         add_remove,
         add_relocate,
+        add_copy,
         add_classes,
         add_explain,
         add_evaluate,

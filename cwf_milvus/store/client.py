@@ -37,10 +37,6 @@ _Row = dict[str, Any]
 class Store:
     """A connection to one Milvus.
 
-    Attributes:
-        wait: seconds that a call waits for a server that does not answer, after `timeout`; of all
-            connections, or of one.
-
     Args:
         uri: a path ending in ``.db`` (Milvus Lite), or ``http(s)://host:port``.
         token: for a server; in no message.
@@ -53,6 +49,7 @@ class Store:
     """
 
     wait: float = 0.0
+    """Seconds that a call waits on for a server, after `timeout`; of all connections, or of one."""
 
     def __init__(
         self,
@@ -199,6 +196,11 @@ class Store:
             if not self.index(collection, vector):
                 # pymilvus would sleep half a second for an index of nothing
                 self.call("create_index", collection, params, sync=False)
+
+    @property
+    def place(self) -> str:
+        """Which Milvus this is: the real path of a ``.db``, or an address."""
+        return self._lite_path or self.uri
 
     def name_of(self, collection: str) -> str:
         """Return the name of a collection that may be named by an alias."""

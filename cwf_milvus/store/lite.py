@@ -18,8 +18,8 @@ from pymilvus import MilvusClient
 
 from cwf_milvus.errors import CollectionError, StoreError
 from cwf_milvus.store.answers import MILVUS_ERRORS, words_of
-from cwf_milvus.store.lite_files import damaged_files, drop_unborn, held
-from cwf_milvus.store.lite_index import drop_damaged
+from cwf_milvus.store.lite_files import damaged_files, held
+from cwf_milvus.store.lite_index import drop_damaged, drop_unmade
 
 CONNECT_SECONDS = 10.0
 NO_PLACE = (
@@ -169,7 +169,7 @@ def _check_files(path: str, shown: str) -> None:
     """Refuse a database with damaged files: Milvus Lite would delete what can be read of them."""
     try:
         with held(path):
-            drop_unborn(path)
+            drop_unmade(path)
             damaged = damaged_files(path)
     except (StoreError, OSError):  # in use, or none yet: Milvus Lite says so
         return

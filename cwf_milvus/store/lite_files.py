@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -249,9 +248,9 @@ class LiteFiles:
         return getattr(arrow_builder, build)(schema)
 
     def _say(self, file: Path, what: str) -> None:
-        line = f"{self.folder.name}/{file.relative_to(self.folder)} {what}"
-        if line not in self.damaged:
-            self.damaged.append(line)
+        named = f"{self.folder.name}/{file.relative_to(self.folder)} "
+        if not any(line.startswith(named) for line in self.damaged):
+            self.damaged.append(named + what)
 
 
 def damaged_files(database: str | Path, *, whole: bool = False) -> list[str]:
@@ -263,23 +262,6 @@ def damaged_files(database: str | Path, *, whole: bool = False) -> list[str]:
     """
     folders = sorted(path for path in Path(database).glob("collections/*") if path.is_dir())
     return [line for folder in folders for line in LiteFiles(folder).check(whole=whole)]
-
-
-def drop_unborn(database: str | Path) -> None:
-    """Delete the folders of collections whose creation was cut short, before any row.
-
-    Milvus Lite would never make a collection of that name again.
-
-    Args:
-        database: the folder, which no other process can open now.
-
-    Raises:
-        OSError: a folder that cannot be deleted.
-    """
-    for folder in Path(database).glob("collections/*"):
-        files = [path.name for path in folder.rglob("*") if not path.is_dir()]
-        if folder.is_dir() and {*files} <= {"schema.json.tmp"}:
-            shutil.rmtree(folder)
 
 
 @contextmanager
