@@ -85,6 +85,9 @@ def add_search(commands: Any) -> None:
     )
     command.add_argument("--json", action="store_true", help="print JSON, an object a query")
     command.add_argument("--html", metavar="FILE", help="write a page with pictures")
+    command.add_argument(
+        "--hide-paths", action="store_true", help="on the page, photos without folders and hosts"
+    )
     pixels_option(command)
     network_options(command)
 
@@ -132,7 +135,9 @@ def run(arguments: argparse.Namespace) -> int:
             from cwf_milvus.answers.page import save_page
 
             shown = [(hits.query, hits, hits.found) for hits in answers]
-            page = save_page(shown, arguments.html, arguments.show or None)
+            page = save_page(
+                shown, arguments.html, arguments.show or None, hide_paths=arguments.hide_paths
+            )
             print(f"written: {page}", file=sys.stderr)
     for hits in answers:
         if arguments.json:
