@@ -100,6 +100,9 @@ def _stages(named: list[str] | None) -> str | list[str]:
 def run(arguments: argparse.Namespace) -> int:
     """Search, print the hits and write the page; returns the exit status."""
     from cwf_milvus.collection import InstanceCollection
+    from cwf_milvus.store.sparse import no_sparse_matrices
+
+    no_sparse_matrices()
 
     boxes = [None if box == "-" else box for box in arguments.box or []]
     if boxes and len(boxes) != len(arguments.query):
