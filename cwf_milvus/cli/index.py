@@ -14,7 +14,6 @@ from cwf_milvus.cli.options import (
     collection_options,
     count_or_all,
     network_options,
-    note,
     numbers,
     pixels_option,
     positive,
@@ -210,10 +209,10 @@ def run(arguments: argparse.Namespace) -> int:
             _refuse_other_settings(collection, settings, arguments)
         if arguments.batch_size:
             collection.encoder.batch_size = arguments.batch_size
-        note(
-            arguments,
+        print(
             f"collection {collection.name!r} in {collection.store.uri}; whitening: "
             f"{collection.sidecar.manifest['whitening']}",
+            file=sys.stderr,
         )
         report = collection.add(
             arguments.photos,

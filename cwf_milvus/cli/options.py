@@ -115,7 +115,10 @@ def pixels_option(command: argparse.ArgumentParser) -> None:
 def quiet_option(command: argparse.ArgumentParser) -> None:
     """Add --quiet."""
     command.add_argument(
-        "-q", "--quiet", action="store_true", help="no progress bar and no notes: results alone"
+        "-q",
+        "--quiet",
+        action="store_true",
+        help="no progress bar, and no notes of files read or written",
     )
 
 
