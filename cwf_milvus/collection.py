@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # torch takes seconds, and much is done without it
     import torch
 
     from cwf_milvus.answers.answer import Hits
+    from cwf_milvus.backbones.kept import Runtime
     from cwf_milvus.encode.encoder import Encoder
     from cwf_milvus.index.metadata import MetadataSource
     from cwf_milvus.index.report import Report
@@ -116,6 +117,7 @@ class InstanceCollection(PhotosAltogether):
         encoder: Encoder | None = None,
         weights: str | Path | None = None,
         device: str | torch.device | None = None,
+        runtime: Runtime = "auto",
     ) -> InstanceCollection:
         """Open a collection; its encoder is restored from Milvus when it is first needed.
 
@@ -126,6 +128,7 @@ class InstanceCollection(PhotosAltogether):
             encoder: the encoder to use, in place of restoring it; must be the same.
             weights: the network's checkpoint, for an encoder to be restored.
             device: where the restored network runs.
+            runtime: what runs it on a CPU, as in `Encoder`.
 
         Raises:
             StoreError: Milvus cannot be reached, or refuses.
@@ -135,7 +138,9 @@ class InstanceCollection(PhotosAltogether):
         check_name(name)
         store = Store(uri, token=token)
         try:
-            return cls(store, name, encoder=encoder, weights=weights, device=device)
+            return cls(
+                store, name, encoder=encoder, weights=weights, device=device, runtime=runtime
+            )
         except BaseException:
             store.close()
             raise

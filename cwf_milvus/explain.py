@@ -20,8 +20,7 @@ from cwf_milvus.answers.drawing import (
 from cwf_milvus.encode.encoder import Encoder
 from cwf_milvus.encode.keypoints import VIEW, extract_keypoints
 from cwf_milvus.encode.local_vectors import CellBox, pool_local
-from cwf_milvus.encode.network import QUERY_KEYPOINTS
-from cwf_milvus.encode.settings import EncoderSettings
+from cwf_milvus.encode.settings import QUERY_KEYPOINTS, EncoderSettings
 from cwf_milvus.errors import SettingsError
 from cwf_milvus.method.regions import THRESHOLDS, heat_boxes, largest_component_box
 from cwf_milvus.method.spatial import verify_hits

@@ -18,7 +18,7 @@ _PLACE = {
     name: re.compile(rf"(?<=<!-- {name} -->\n).*?(?=<!-- /{name} -->)", re.DOTALL)
     for name in ("stages", "commands")
 }
-_COMMON = ("--help", "--verbose", "--quiet", "--uri", "--collection")
+_COMMON = ("--help", "--verbose", "--quiet", "--uri", "--collection", "--wait")
 
 
 def stages_table() -> str:

@@ -116,7 +116,7 @@ def test_every_option_with_a_value_says_what_holds_without_it(name):
 
 def test_verbose_names_each_photo_and_where_an_error_came_from(run, folder, tmp_path):
     place = ("--uri", tmp_path / "p.db")
-    status, out, err = run("index", folder, *place, *TINY, "--verbose")
+    status, _, err = run("index", folder, *place, *TINY, "--verbose")
     assert status == 0
     assert f"added: {folder / '000.png'}\n" in err
     assert re.search(r"index took \d+\.\d s", err)

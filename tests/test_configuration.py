@@ -57,6 +57,7 @@ def test_a_file_beside_the_photos_gives_defaults_which_options_go_over(here: Pat
     assert (found["limit"], found["rerank"], found["uri"]) == (3, ["none"], "y.db")
     assert parsed("serve")["collection"] == ["holiday"]
     assert parsed("evaluate", "gnd.json")["uri"] is None
+    assert parsed("restore", "x.cwf")["collection"] is None  # that of the backup
 
 
 def test_the_environment_goes_over_files(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ PAGES = sorted(
     [
         *ROOT.glob("*.md"),
         *(ROOT / "docs").glob("*.md"),
-        *(ROOT / "cwf_milvus" / "towhee" / "hub").glob("*/README.md"),
+        *(ROOT / "cwf_milvus" / "data" / "hub").glob("*/README.md"),
     ]
 )
 TEXTS = {page.relative_to(ROOT).as_posix(): page.read_text() for page in PAGES}
@@ -171,7 +171,7 @@ def test_the_command_line_names_every_stage(option: str) -> None:
 def test_the_operator_that_reranks_names_every_stage() -> None:
     told = {
         "docstring": CamRerank.__doc__ or "",
-        "README": TEXTS["cwf_milvus/towhee/hub/cam_rerank/README.md"],
+        "README": TEXTS["cwf_milvus/data/hub/cam_rerank/README.md"],
     }
     for where, text in told.items():
         missing = [name for name in stage_names("rerank") if f'"{name}"' not in text]

@@ -28,7 +28,6 @@ from cwf_milvus.errors import (
     SettingsError,
     WhiteningError,
 )
-from cwf_milvus.hub import install, operator_names, uninstall
 from cwf_milvus.method.whitening import Whitening
 from cwf_milvus.operators import (
     CamRerank,
@@ -38,6 +37,7 @@ from cwf_milvus.operators import (
     InstanceSearch,
     PcaWhiten,
 )
+from cwf_milvus.operators.install import install, operator_names, uninstall
 from cwf_milvus.sharing import shared_encoder
 from cwf_milvus.store import lite
 
@@ -462,7 +462,7 @@ def test_only_one_module_imports_towhee() -> None:
             names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if any(name.split(".")[0] == "towhee" for name in names):
                 found.append(file.relative_to(PACKAGE).as_posix())
-    assert set(found) == {"towhee/__init__.py"}
+    assert set(found) == {"towhee.py"}
 
 
 def test_every_folder_of_the_hub_is_whole() -> None:
@@ -475,7 +475,7 @@ def test_every_folder_of_the_hub_is_whole() -> None:
         "pca_whiten",
     ]
     for name in operator_names():
-        folder = PACKAGE / "towhee" / "hub" / name
+        folder = PACKAGE / "data" / "hub" / name
         readme = (folder / "README.md").read_text()
         for part in ("Description", "Code Example", "Factory Constructor", "Interface"):
             assert f"\n## {part}\n" in readme, name

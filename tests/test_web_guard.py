@@ -332,6 +332,22 @@ def test_a_decoder_that_takes_too_long_is_ended(stored: InstanceCollection, tmp_
         assert time.monotonic() - started < 10
 
 
+def test_urls_are_read_from_public_hosts_alone(
+    client: httpx.Client,
+    stored: InstanceCollection,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("no_proxy", "*")
+    inside = f"{client.base_url}/api/collections"
+    with served({"photos": stored}, tmp_path, allow_urls=True) as fetching:
+        for path in ("queries", "search"):
+            answer = fetching.post(f"/api/{path}", json={"url": inside})
+            refused(answer, 422, "an address of a local network")
+        for url in ("file:///etc/passwd", "ftp://a/b", "http:\\\\a", "gopher://x"):
+            refused(fetching.post("/api/queries", json={"url": url}), 400, "is not the http")
+
+
 # How slowly
 
 

@@ -257,6 +257,7 @@ def _encoder(arguments: argparse.Namespace, backbone: str, **settings: Any) -> E
         backbone,
         weights=arguments.weights,
         device=arguments.device,
+        runtime=arguments.runtime,
         batch_size=arguments.batch_size,
         **settings,
     )

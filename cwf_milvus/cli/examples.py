@@ -22,6 +22,12 @@ EXAMPLES: dict[str, tuple[str, str]] = {
     "info": ("info", "info --uri ~/photos.db --collection holiday --json"),
     "verify": ("verify", "verify --files"),
     "repair": ("repair", "repair --into whole.db --metadata photos/metadata.csv"),
+    "backup": ("backup photos.cwf", "backup /media/disk/holiday.cwf --collection holiday"),
+    "restore": ("restore photos.cwf --uri new.db", "restore holiday.cwf --collection again"),
+    "copy": (
+        "copy photos.db http://localhost:19530",
+        "copy photos.db photos.db --collection holiday --as trip",
+    ),
     "remove": ("remove photos/cup.jpg", "remove --all --collection holiday"),
     "relocate": (
         "relocate /media/old /media/new",

@@ -187,7 +187,11 @@ def run(arguments: argparse.Namespace) -> int:
     there = InstanceCollection.exists(*place, token=token())
     if there:
         collection = InstanceCollection.open(
-            *place, token=token(), weights=arguments.weights, device=arguments.device
+            *place,
+            token=token(),
+            weights=arguments.weights,
+            device=arguments.device,
+            runtime=arguments.runtime,
         )
     else:
         check_inputs(
@@ -283,7 +287,12 @@ def _new_encoder(arguments: argparse.Namespace, settings: dict[str, Any]) -> Any
         whitening = None
     if arguments.whitening:
         settings.setdefault("dim", Whitenings.from_file(arguments.whitening).dim)
-    options = {"weights": arguments.weights, "device": arguments.device, "whitening": whitening}
+    options = {
+        "weights": arguments.weights,
+        "device": arguments.device,
+        "runtime": arguments.runtime,
+        "whitening": whitening,
+    }
     if arguments.max_pixels:
         options["max_pixels"] = arguments.max_pixels
     if arguments.classes_from:

@@ -147,5 +147,9 @@ def _bare_encoder(arguments: argparse.Namespace, **settings: Unpack[Settings]) -
     options: EncoderOptions = {**settings, "whitening": None}
     if arguments.max_pixels:
         options["max_pixels"] = arguments.max_pixels
-    options |= {"weights": arguments.weights, "device": arguments.device}
+    options |= {
+        "weights": arguments.weights,
+        "device": arguments.device,
+        "runtime": arguments.runtime,
+    }
     return Encoder(arguments.backbone, **options)

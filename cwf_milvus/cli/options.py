@@ -53,7 +53,7 @@ def note(arguments: argparse.Namespace, text: str) -> None:
 
 
 def uri_option(command: argparse.ArgumentParser) -> None:
-    """Add --uri."""
+    """Add --uri and --wait."""
     command.add_argument(
         "--uri",
         type=os.path.expanduser,  # also after an =, where no shell does it
@@ -61,10 +61,17 @@ def uri_option(command: argparse.ArgumentParser) -> None:
         metavar="URI",
         help="a .db path (Milvus Lite) or http(s)://host:port (%(default)s)",
     )
+    command.add_argument(
+        "--wait",
+        type=seconds,
+        default=120.0,
+        metavar="SECONDS",
+        help="how long to wait for a server that does not answer any more (%(default)g)",
+    )
 
 
 def collection_options(command: argparse.ArgumentParser, *, several: bool = False) -> None:
-    """Add --uri and --collection, which may name several."""
+    """Add --uri, --wait and --collection, which may name several."""
     uri_option(command)
     name = os.environ.get("CWF_MILVUS_COLLECTION", "photos")
     command.add_argument(
@@ -77,12 +84,18 @@ def collection_options(command: argparse.ArgumentParser, *, several: bool = Fals
 
 
 def network_options(command: argparse.ArgumentParser) -> None:
-    """Add --weights and --device."""
+    """Add --weights, --device and --runtime."""
     command.add_argument(
         "--weights", metavar="FILE", help="the network's checkpoint (its published one)"
     )
     command.add_argument(
         "--device", metavar="NAME", help="cpu, cuda, ... (the GPU if there is one)"
+    )
+    command.add_argument(
+        "--runtime",
+        choices=("auto", "torch", "openvino"),
+        default="auto",
+        help="what runs the network on a CPU (%(default)s: OpenVINO where it is installed)",
     )
 
 
@@ -127,6 +140,17 @@ def positive(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r}: give a whole number of at least 1")
     return int(text)
+
+
+def seconds(text: str) -> float:
+    """Return a number of seconds from 0 to a day, for argparse."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 86_400:
+        raise argparse.ArgumentTypeError(f"{text!r}: give seconds, from 0 to 86400")
+    return value
 
 
 def count_or_all(text: str) -> int:

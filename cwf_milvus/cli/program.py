@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import shlex
+import signal
 import sys
 import time
 import traceback
@@ -18,9 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from cwf_milvus import __version__
+from cwf_milvus.cli.backup import add_backup, add_restore
 from cwf_milvus.cli.calibrate import add_calibrate
 from cwf_milvus.cli.completion import add_completion
 from cwf_milvus.cli.configuration import Configuration
+from cwf_milvus.cli.copy import add_copy
+from cwf_milvus.cli.ending import ending_in_time, patience, say_interrupted
 from cwf_milvus.cli.evaluate_options import add_evaluate
 from cwf_milvus.cli.graph import add_duplicates, add_graph, add_neighbours
 from cwf_milvus.cli.index import add_index
@@ -52,9 +56,9 @@ from cwf_milvus.text import printable
 
 _EPILOG = """\
 exit status: 0 all done; 1 some photos failed, or verify found damage; 2 wrong usage or an unusable
-value; 3 Milvus or the collection cannot be reached, or refuses; 130 interrupted.
-environment: MILVUS_TOKEN the server's token, never printed; CWF_MILVUS_URI and
-CWF_MILVUS_COLLECTION defaults for --uri and --collection.
+value; 3 Milvus or the collection cannot be reached, or refuses; 130 interrupted, 143 terminated.
+environment: MILVUS_TOKEN the server's token, never printed (MILVUS_TOKEN_DST of the DST of copy);
+CWF_MILVUS_URI and CWF_MILVUS_COLLECTION defaults for --uri and --collection.
 files: cwf-milvus.toml in the working folder or an indexed one, and in $XDG_CONFIG_HOME/cwf-milvus
 (~/.config/cwf-milvus), gives defaults; see docs/cli.md.
 """
@@ -90,8 +94,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     started = time.monotonic()
     try:
-        status = int(arguments.run(arguments))
-        sys.stdout.flush()  # here, where a closed pipe is expected
+        with patience(arguments), ending_in_time():
+            status = int(arguments.run(arguments))
+            sys.stdout.flush()  # here, where a closed pipe is expected
         _LOG.info("%s took %.1f s", arguments.command, time.monotonic() - started)
         return status
     except (StoreError, CollectionError, MismatchError) as error:
@@ -106,11 +111,9 @@ def _run(arguments: argparse.Namespace) -> int:
             raise
         advice = "give a smaller --batch-size, or a smaller --image-size to a new collection"
         return _fail(f"out of memory ({words or 'of the computer'}): {advice}", USAGE)
-    except KeyboardInterrupt:
-        print(
-            "interrupted: what was finished is kept; run the same command to go on", file=sys.stderr
-        )
-        return 130
+    except KeyboardInterrupt as error:
+        say_interrupted()
+        return 128 + (error.args[0] if error.args else signal.SIGINT)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
@@ -140,8 +143,11 @@ def build_parser() -> argparse.ArgumentParser:
         add_info,
         add_verify,
         add_repair,
+        add_backup,
+        add_restore,
         add_remove,
         add_relocate,
+        add_copy,
         add_classes,
         add_explain,
         add_evaluate,
@@ -211,7 +217,7 @@ def _add_towhee(commands: Any) -> None:
 
 
 def _towhee(arguments: argparse.Namespace) -> int:
-    from cwf_milvus.hub import install, uninstall
+    from cwf_milvus.operators.install import install, uninstall
 
     if arguments.action == "install":
         for link in install(arguments.home):

@@ -111,6 +111,7 @@ def run(arguments: argparse.Namespace) -> int:
         token=token(),
         weights=arguments.weights,
         device=arguments.device,
+        runtime=arguments.runtime,
     ) as collection:
         options = {
             "limit": arguments.limit,

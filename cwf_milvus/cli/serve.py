@@ -56,8 +56,10 @@ def add_serve(commands: Any) -> None:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
+    from cwf_milvus.web.memory import keep_memory
     from cwf_milvus.web.settings import TOKEN, ServeSettings
 
+    keep_memory()
     settings = ServeSettings(
         host=arguments.host,
         port=arguments.port,

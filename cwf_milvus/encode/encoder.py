@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from cwf_milvus.backbones.alone import alone
+from cwf_milvus.backbones.kept import Runtime
 from cwf_milvus.encode.batching import batches, in_batches
 from cwf_milvus.encode.describe import describe, encodings, whiten
 from cwf_milvus.encode.encoding import Encoding
-from cwf_milvus.encode.fitting import fit_whitenings, readable
 from cwf_milvus.encode.network import Network
 from cwf_milvus.encode.saved import Saved, fingerprint_of, read_folder, write_folder
 from cwf_milvus.encode.settings import Settings, default_settings, full_name
@@ -40,6 +40,7 @@ class EncoderOptions(FurtherOptions, total=False):
 
     device: str | torch.device | None
     batch_size: int | None
+    runtime: Runtime
 
 
 class Encoder(Network):
@@ -55,6 +56,8 @@ class Encoder(Network):
         batch_size: photos in one forward pass; None for 8 on a CPU, 32 on a GPU. Not part of the
             fingerprint.
         max_pixels: largest photo that is read, as in `load_image`. Not part of the fingerprint.
+        runtime: what runs the network on a CPU: "openvino", in half the time, "torch", or "auto"
+            for OpenVINO where it is installed and gives the same maps. Not part of the fingerprint.
         settings: any field of `EncoderSettings`.
 
     Raises:
@@ -78,6 +81,7 @@ class Encoder(Network):
         whitening: str | Path | Whitenings | None = "default",
         batch_size: int | None = None,
         max_pixels: int = MAX_PIXELS,
+        runtime: Runtime = "auto",
         **settings: Unpack[Settings],
     ) -> None:
         super().__init__(
@@ -86,6 +90,7 @@ class Encoder(Network):
             device,
             batch_size,
             max_pixels,
+            runtime,
         )
         self._unfitted = ""
         self.whitenings: Whitenings | None = None
@@ -232,6 +237,8 @@ class Encoder(Network):
         Raises:
             WhiteningError: too few photos for any whitening.
         """
+        from cwf_milvus.encode.fitting import fit_whitenings, readable  # scikit-learn: a second
+
         items = photo_items(photos)
         ready = readable(items, lambda item: self.prepare(self.read(item)), progress)
         with alone():
@@ -289,6 +296,7 @@ class Encoder(Network):
         weights: str | Path | None = None,
         device: str | torch.device | None = None,
         batch_size: int | None = None,
+        runtime: Runtime = "auto",
     ) -> Encoder:
         """Restore an encoder from `state`.
 
@@ -297,6 +305,7 @@ class Encoder(Network):
             weights: the network's checkpoint; None for where it was when the state was made.
             device: as in `Encoder`.
             batch_size: as in `Encoder`.
+            runtime: as in `Encoder`.
 
         Raises:
             MismatchError: the weights to be had are not those that the state was made with.
@@ -310,6 +319,7 @@ class Encoder(Network):
             weights=weights or saved.weights,
             device=device,
             batch_size=batch_size,
+            runtime=runtime,
             whitening=saved.whitenings,
             **settings.to_dict(),
         )
@@ -344,6 +354,7 @@ class Encoder(Network):
         weights: str | Path | None = None,
         device: str | torch.device | None = None,
         batch_size: int | None = None,
+        runtime: Runtime = "auto",
     ) -> Encoder:
         """Read an encoder that `save` wrote; options as in `from_state`.
 
@@ -351,4 +362,6 @@ class Encoder(Network):
             SettingsError: not the folder of an encoder.
         """
         state = read_folder(folder)
-        return cls.from_state(state, weights=weights, device=device, batch_size=batch_size)
+        return cls.from_state(
+            state, weights=weights, device=device, batch_size=batch_size, runtime=runtime
+        )

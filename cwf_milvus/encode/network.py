@@ -11,13 +11,14 @@ from torch import Tensor
 
 from cwf_milvus.backbones import create_backbone
 from cwf_milvus.backbones.alone import alone
+from cwf_milvus.backbones.kept import Runtime
 from cwf_milvus.backbones.weights import RANDOM
 from cwf_milvus.checks import checked_count
 from cwf_milvus.encode.batching import in_batches
 from cwf_milvus.encode.kept import LastUsed
 from cwf_milvus.encode.local_vectors import LocalVectors, pool_local
 from cwf_milvus.encode.seen import FeatureCache
-from cwf_milvus.encode.settings import EncoderSettings
+from cwf_milvus.encode.settings import QUERY_KEYPOINTS, EncoderSettings
 from cwf_milvus.encode.views import Prepared, prepare, prepare_query
 from cwf_milvus.errors import SettingsError
 from cwf_milvus.method import cam, regions
@@ -25,7 +26,6 @@ from cwf_milvus.method.keypoint_codes import Keypoints
 from cwf_milvus.photos.box import Box, BoxLike
 from cwf_milvus.photos.images import Image, load_image
 
-QUERY_KEYPOINTS = 1000  # of a query, which is not stored, so that bytes do not limit them
 _KEYPOINT_BYTES = 128 * 2**20  # of photos that were read again, some 600
 
 
@@ -46,6 +46,7 @@ class Network:
         device: str | torch.device | None,
         batch_size: int | None,
         max_pixels: int,
+        runtime: Runtime,
     ) -> None:
         self.settings = settings
         # Absolute, so that the encoder can be restored from another folder.
@@ -58,6 +59,7 @@ class Network:
             layer=settings.layer,
             cams_from=settings.cams_from,
             device=device,
+            runtime=runtime,
         )
         self.weights_digest = self.backbone.digest()
         self.seen = FeatureCache()

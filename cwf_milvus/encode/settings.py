@@ -44,6 +44,9 @@ class Settings(FurtherSettings, total=False):
     n_classes: int
 
 
+QUERY_KEYPOINTS = 1000
+"""Kept of a query, which is not stored, so that bytes do not limit them."""
+
 COMPACT: Settings = {"region_levels": (1, 3), "n_classes": 1, "keypoints": 460}
 """What makes a photo take at most 30 kB, for .01 to .02 of mAP (docs/milvus.md)."""
 

@@ -21,7 +21,7 @@ from cwf_milvus.encode.describe import in_pixels
 from cwf_milvus.encode.encoder import Encoder
 from cwf_milvus.encode.encoding import Encoding
 from cwf_milvus.encode.local_vectors import LocalVectors, pool_local
-from cwf_milvus.encode.network import QUERY_KEYPOINTS
+from cwf_milvus.encode.settings import QUERY_KEYPOINTS
 from cwf_milvus.encode.views import Prepared
 from cwf_milvus.encode.whitenings import fit_conditions
 from cwf_milvus.errors import SettingsError

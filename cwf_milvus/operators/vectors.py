@@ -20,6 +20,7 @@ from cwf_milvus.encode.views import Prepared
 from cwf_milvus.encode.whitenings import Whitenings
 from cwf_milvus.errors import SettingsError, WhiteningError
 from cwf_milvus.method import aggregation, pooling, regions
+from cwf_milvus.method.whitened import FittedWhitening
 from cwf_milvus.method.whitening import Whitening
 from cwf_milvus.operators.common import Operator, as_photo, is_list, listed, tensor
 from cwf_milvus.sharing import shared_collection, shared_encoder
@@ -246,9 +247,9 @@ class PcaWhiten(Operator):
 
 def _whitening_of(
     source: Any,
-) -> tuple[EncoderSettings | None, Whitening | None, Whitening | None]:
+) -> tuple[EncoderSettings | None, FittedWhitening | None, FittedWhitening | None]:
     """Return the encoder's settings, if there is one, and the whitenings of classes and regions."""
-    if isinstance(source, Whitening):
+    if isinstance(source, FittedWhitening):
         return None, source, None
     if isinstance(source, Whitenings):
         return None, source.classes, source.regions
@@ -277,12 +278,12 @@ def _whitening_of(
 
 def _kept(
     state: Mapping[str, bytes], name: str
-) -> tuple[EncoderSettings, Whitening | None, Whitening | None]:
+) -> tuple[EncoderSettings, FittedWhitening | None, FittedWhitening | None]:
     saved = Saved.from_files(state, name=repr(name))
     if saved.whitenings is None:
         return saved.settings, None, None
     return saved.settings, saved.whitenings.classes, saved.whitenings.regions
 
 
-def _transform(whitening: Whitening | None, vectors: Tensor) -> Tensor:
+def _transform(whitening: FittedWhitening | None, vectors: Tensor) -> Tensor:
     return vectors if whitening is None else whitening.transform(vectors)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cwf_milvus.answers.answer import Hits
 from cwf_milvus.answers.hits import Hit, Query, StageScore, shared_classes
 from cwf_milvus.checks import checked_count
-from cwf_milvus.encode.encoder import Encoder
 from cwf_milvus.encode.encoding import Vectors
 from cwf_milvus.errors import BoxError, CollectionError, SettingsError
 from cwf_milvus.method.expansion import steer
@@ -28,6 +27,9 @@ from cwf_milvus.store.fields import check_filter
 from cwf_milvus.store.names import Names, listed
 from cwf_milvus.store.photo_rows import PhotoRows
 from cwf_milvus.store.rows import Row
+
+if TYPE_CHECKING:  # torch takes seconds, and a search like stored photos needs none of it
+    from cwf_milvus.encode.encoder import Encoder
 
 _DESCRIPTOR = "descriptor"
 
@@ -151,7 +153,7 @@ def search_steps(
 
     def find(asked: Sequence[Query], descriptors: np.ndarray, n: int) -> list[list[Hit]]:
         n = min(n + len(without), TOP_K)
-        names = gallery.encoder.class_names
+        names = gallery.class_names
         with no_garbage_collection():
             answers = _nearest(gallery, descriptors, n, filter, augmented)
             return [
@@ -165,7 +167,7 @@ def search_steps(
     def look_up(query: Query, uris: Sequence[str]) -> list[Hit]:
         wanted = [uri for uri in uris if uri not in without]
         rows = gallery.get(wanted, filter=filter) if wanted else []
-        names = gallery.encoder.class_names
+        names = gallery.class_names
         return [as_hit(query, row, 0, names).but(stages=()) for row in rows if row is not None]
 
     descriptors = np.stack([query.encoding.descriptor for query in queries])

@@ -7,7 +7,7 @@ Milvus itself.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,10 @@ from pymilvus import CollectionSchema, DataType, MilvusClient
 from cwf_milvus.encode.encoding import Encoding
 from cwf_milvus.errors import CollectionError
 from cwf_milvus.store.client import MESSAGE_BYTES, Store
+from cwf_milvus.store.filters import one_of
 from cwf_milvus.store.side import SideCollection
 
+_FIELDS = ("key", "uri", "class_id", "rank", "vector")
 _URI_BYTES = 4096
 _ROUNDED = 0.5  # how far, of its length, 4 bits a number take a vector at most
 
@@ -121,7 +123,7 @@ class ClassRows(SideCollection):
                     zip(encoding.class_ids, encoding.class_vectors, strict=True)
                 )
             ]
-        self._write(rows)
+        self.put(rows)
 
     def copy(self, pairs: Mapping[str, str], ranks: Mapping[str, int]) -> None:
         """Store the class vectors of photos under other uris too.
@@ -135,14 +137,24 @@ class ClassRows(SideCollection):
         found = self.store.fetch(
             self.name, "key", list(wanted), fields, row_bytes=4 * self._dim + 2 * _URI_BYTES
         )
-        self._write(
+        self.put(
             [
                 {**row, "key": _key(wanted[key], row["rank"]), "uri": wanted[key]}
                 for key, row in found.items()
             ]
         )
 
-    def _write(self, rows: Sequence[dict[str, Any]]) -> None:
+    def of(self, uris: Iterable[str]) -> list[dict[str, Any]]:
+        """Return the rows of photos, whole."""
+        rows: list[dict[str, Any]] = []
+        for uri in uris:
+            rows += self.store.call(
+                "query", self.name, filter=one_of("uri", [uri]), output_fields=list(_FIELDS)
+            )
+        return [{name: row[name] for name in _FIELDS} for row in rows]
+
+    def put(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Store whole rows."""
         for start in range(0, len(rows), self._at_once):
             self.store.write(self.name, rows[start : start + self._at_once])
 

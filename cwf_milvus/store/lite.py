@@ -19,7 +19,7 @@ from pymilvus import MilvusClient
 from cwf_milvus.errors import CollectionError, StoreError
 from cwf_milvus.store.answers import MILVUS_ERRORS, words_of
 from cwf_milvus.store.lite_files import damaged_files, held
-from cwf_milvus.store.lite_index import drop_damaged
+from cwf_milvus.store.lite_index import drop_damaged, drop_unmade
 
 CONNECT_SECONDS = 10.0
 NO_PLACE = (
@@ -148,6 +148,7 @@ def _serve(path: str, shown: str) -> None:
     name: Any = f"{folder}/lite"  # takes the place of the port
     try:
         server, database, _ = start_server_in_thread(path, "unix", name)
+        drop_unmade(path)
         damaged = drop_damaged(path)
     except Exception as error:  # whatever a damaged file makes Milvus Lite raise
         shutil.rmtree(folder, ignore_errors=True)

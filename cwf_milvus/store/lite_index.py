@@ -1,4 +1,4 @@
-"""Milvus Lite's vector indexes on the disk: are they what the rows say?
+"""Milvus Lite's folders on the disk: indexes that are not what the rows say, and half-made ones.
 
 A FLAT index is a copy of the vectors of one Parquet file, in NumPy's format. Lite writes it in
 place, so that a kill or a full disk leaves half of it, with which the database would never open;
@@ -15,6 +15,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 _ENDS = ".flat.idx"
+_UNMADE = "schema.json.tmp"  # what a schema is called until all of it is written
 
 
 def drop_damaged(database: str) -> list[str]:
@@ -34,6 +35,23 @@ def drop_damaged(database: str) -> list[str]:
             index.unlink()
             dropped.add(index.parents[3].name)
     return sorted(dropped)
+
+
+def drop_unmade(database: str) -> None:
+    """Delete the folders of collections that a kill left before Lite had written their schema.
+
+    Lite does not count them as collections, and yet could make none of their names again.
+
+    Args:
+        database: the folder, held by this process.
+
+    Raises:
+        OSError: a folder that cannot be deleted.
+    """
+    for folder in Path(database).glob("collections/*"):
+        if folder.is_dir() and {file.name for file in folder.iterdir()} <= {_UNMADE}:
+            (folder / _UNMADE).unlink(missing_ok=True)
+            folder.rmdir()
 
 
 def _vectors(file: Path, field: str) -> np.ndarray | None:

@@ -27,6 +27,7 @@ from cwf_milvus.store.refusals import (
     checked_descriptors,
     checked_index,
 )
+from cwf_milvus.store.restored import WithEncoder
 from cwf_milvus.store.rows import Row, as_row
 from cwf_milvus.store.sidecar import Sidecar
 from cwf_milvus.store.vectors import VectorReader
@@ -34,13 +35,14 @@ from cwf_milvus.store.vectors import VectorReader
 if TYPE_CHECKING:  # torch takes seconds, and much is done without it
     import torch
 
+    from cwf_milvus.backbones.kept import Runtime
     from cwf_milvus.encode.encoder import Encoder
     from cwf_milvus.encode.saved import Saved
 
 _SHOWN = (*PLAIN_FIELDS, "checksum", "$meta")
 
 
-class PhotoRows:
+class PhotoRows(WithEncoder):
     """A collection's rows: written, read, searched and removed.
 
     Several threads may use one.
@@ -51,6 +53,7 @@ class PhotoRows:
         encoder: the encoder to use, in place of restoring it; must be the same.
         weights: the network's checkpoint, for an encoder to be restored.
         device: where the restored network runs.
+        runtime: what runs it on a CPU, as in `Encoder`.
 
     Raises:
         CollectionError: there is no such collection, or it is damaged.
@@ -65,9 +68,10 @@ class PhotoRows:
         encoder: Encoder | None = None,
         weights: str | Path | None = None,
         device: str | torch.device | None = None,
+        runtime: Runtime = "auto",
     ) -> None:
         self.store = store
-        self._restore: dict[str, Any] = {"weights": weights, "device": device}
+        self._restore: dict[str, Any] = {"weights": weights, "device": device, "runtime": runtime}
         self._lock = threading.RLock()
         self._absent: set[str] = set()  # photos asked for, not there, and not stored since
         self.seen_fields: set[str] = set()  # of the user's, that some photo has
@@ -100,21 +104,6 @@ class PhotoRows:
     def close(self) -> None:
         """Close the connection, and let go of a ``.db`` for other processes."""
         self.store.close()
-
-    @cached_property
-    def encoder(self) -> Encoder:
-        """The encoder that the collection was made with, restored from Milvus at first use.
-
-        Raises:
-            MismatchError: the network's weights to be had are not those it was made with.
-            WeightsError: the network's weights are not to be had.
-            CollectionError: the stored encoder is damaged.
-        """
-        from cwf_milvus.encode.encoder import Encoder  # torch takes seconds
-
-        encoder = Encoder.from_state(self.sidecar.state(), **self._restore)
-        check_encoder(encoder, self.sidecar.manifest, self.name)
-        return encoder
 
     def upsert(
         self,

@@ -28,7 +28,7 @@ FORMAT = 3
 # In 1 vectors are float16, and the manifest does not say so; in 1 and 2 there is no mark.
 _READ = (1, 2, FORMAT)
 _CHUNK_BYTES = 45_000  # 60,000 characters of base64
-_MANIFEST = "manifest"
+MANIFEST = "manifest"
 _COUNTS = "ledger/"
 _NOTE = "note/"
 _VECTOR = {"vector": [0.0, 0.0]}  # Milvus has no collection without a vector
@@ -103,7 +103,7 @@ class Sidecar(SideCollection):
         }
         for file, data in state.items():
             cls._write_file(store, name, f"{mark}/{file}", data)
-        store.write(name, [_entry(f"{mark}/{_MANIFEST}", manifest)])
+        store.write(name, [_entry(f"{mark}/{MANIFEST}", manifest)])
         return mark
 
     @classmethod
@@ -191,7 +191,7 @@ class Sidecar(SideCollection):
             "files": files,
             **about,
         }
-        self.store.write(self.name, [_entry(f"{self.prefix}{_MANIFEST}", manifest)])
+        self.store.write(self.name, [_entry(f"{self.prefix}{MANIFEST}", manifest)])
         self.manifest = manifest
 
     def restore(self, state: Mapping[str, bytes]) -> None:
@@ -253,7 +253,7 @@ class Sidecar(SideCollection):
         if mark:
             return f"{mark}/"
         keys = [row["key"] for row in self.store.scan(self.name, "key")]
-        prefixes = [key.removesuffix(_MANIFEST) for key in keys if key.endswith(_MANIFEST)]
+        prefixes = [key.removesuffix(MANIFEST) for key in keys if key.endswith(MANIFEST)]
         if len(prefixes) > 1 and "" not in prefixes:
             raise CollectionError(
                 f"{self.name!r} in {self.store.uri} holds {len(prefixes)} encoders, and the "
@@ -265,7 +265,7 @@ class Sidecar(SideCollection):
         return dict(self.manifest["files"])
 
     def _read_manifest(self) -> dict[str, Any]:
-        key = f"{self.prefix}{_MANIFEST}"
+        key = f"{self.prefix}{MANIFEST}"
         manifest = self._parsed(key, self.store.fetch(self.name, "key", [key], ["value"]))
         if manifest.get("format") not in _READ:
             raise CollectionError(

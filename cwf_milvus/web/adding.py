@@ -70,7 +70,7 @@ async def add(request: Request, service: Served, photos: Chosen) -> Response:
         except CwfError as error:
             yield event("failed", Failure(error=words_of(error)))
         finally:
-            await asyncio.to_thread(service.forget, photos)
+            await asyncio.to_thread(service.forget)
             await form.close()
 
     return StreamingResponse(events(), media_type=EVENTS)

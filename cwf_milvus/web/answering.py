@@ -13,9 +13,10 @@ from cwf_milvus.answers.hits import Hit
 from cwf_milvus.errors import CwfError, StoreError
 from cwf_milvus.store.rows import Row
 from cwf_milvus.web.searching import Step
-from cwf_milvus.web.wire import Answer, Asked, HitFound, Photo, QueryShown
+from cwf_milvus.web.wire import Answer, Asked, HitFound, Likeness, Photo, QueryShown
 
 _WORDS = ((0.9, "almost certainly"), (0.6, "probably"), (0.3, "perhaps"), (0.0, "probably not"))
+_MOST_MATCHES = 3
 _MOST_POINTS = 200  # of a hit, spread over those there are
 
 
@@ -104,6 +105,9 @@ def _hit(hit: Hit, rank: int, is_final: bool, shown: Callable[[str], str]) -> Hi
         stage_ranks={name: stage.rank for name, stage in by_stage.items()},
         moved_by=_mover(hit),
         classes=list(hit.classes),
+        matches=[Likeness.model_validate(match.to_dict()) for match in hit.matches[:_MOST_MATCHES]]
+        if is_final
+        else [],
         note=hit.note or None,
     )
 

@@ -16,6 +16,7 @@ from starlette.datastructures import FormData, UploadFile
 from cwf_milvus.collection import InstanceCollection
 from cwf_milvus.errors import CwfError
 from cwf_milvus.photos.images import Image
+from cwf_milvus.photos.sources import checked_size
 from cwf_milvus.photos.web import is_web, read_web
 from cwf_milvus.web.answering import answer_of, event, words_of
 from cwf_milvus.web.decoding import read_stored
@@ -212,7 +213,9 @@ async def _fetched(service: Service, url: str) -> bytes:
         raise HTTPException(403, "urls are not fetched here: send the photo")
     if not is_web(url):
         raise HTTPException(400, f"{url[:200]!r} is not the http or https address of a photo")
-    return await asyncio.to_thread(read_web, url, service.settings.max_bytes)
+    most = service.settings.max_bytes
+    data = await asyncio.to_thread(read_web, url, most, public_only=True)
+    return checked_size(data, url, most)
 
 
 async def _of_form(form: FormData) -> tuple[Asked, bytes]:

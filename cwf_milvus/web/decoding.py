@@ -7,6 +7,7 @@ import hashlib
 import io
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable
 from concurrent.futures import TimeoutError as LateError
 from contextlib import suppress
@@ -38,7 +39,7 @@ class Decoders:
     def __init__(self, processes: int, seconds: float) -> None:
         self._seconds = seconds
         self._free = asyncio.Semaphore(processes)
-        self._pool = ProcessPool(processes, context=_context(), initializer=_limit_memory)
+        self._pool = ProcessPool(processes, context=_context(), initializer=_begin)
 
     async def warm(self) -> None:
         """Start the processes, so that the first photo need not wait for them."""
@@ -157,7 +158,9 @@ def _context() -> multiprocessing.context.BaseContext:
     return context
 
 
-def _limit_memory() -> None:
+def _begin() -> None:
+    """Begin a process: the terminal's Ctrl-C is the service's affair, and memory has a limit."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     with suppress(ImportError, OSError, ValueError):  # where the system has no such limit
         import resource
 

@@ -58,6 +58,7 @@ def collections(service: Served) -> list[CollectionFound]:
             name=name,
             photos=one.count(),
             writable=service.settings.writable,
+            urls=service.settings.allow_urls,
             graph=one.has_graph(),
             keypoints=one.has_keypoints(),
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import os
 import signal
 import socket
@@ -28,7 +27,6 @@ _IDLE = 15  # seconds that a connection may take for its headers, or between req
 _HEADERS_BYTES = 2**16
 _CONNECTIONS = 1000
 _BACKLOG = 128
-_MMAP_MAX, _TRIM_THRESHOLD = -4, -1  # of mallopt(3)
 
 
 def serve(
@@ -70,7 +68,6 @@ def serve(
     with _ended_by_signals(), threadpool_limits(1, "blas"):
         # Beside each other, searches have the cores; threads of one would wait for one another.
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))
-        _keep_memory()
         Server(config_of(create_app(collections, chosen))).run(sockets=[listener])
 
 
@@ -106,18 +103,6 @@ class Patient(H11Protocol):
     def _give_up(self) -> None:
         if self.cycle is None:  # no request has come yet
             self.transport.close()
-
-
-def _keep_memory() -> None:
-    """Have the C library keep memory that was freed.
-
-    Else the feature maps of a batch are given back to the system after each layer, and had anew,
-    page by page: two thirds of the network's time again.
-    """
-    with suppress(OSError, AttributeError):  # another C library than GNU's
-        set_option = ctypes.CDLL(None).mallopt
-        set_option(_MMAP_MAX, 0)
-        set_option(_TRIM_THRESHOLD, 2**31 - 1)
 
 
 @contextmanager

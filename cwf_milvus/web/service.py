@@ -25,7 +25,7 @@ from cwf_milvus.web.turns import Turns
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
-_LOOKED_UP, _SECONDS = 100, 60.0  # answers that are kept, and how long
+_LOOKED_UP, _SECONDS = 100, 300.0  # answers that are kept, and how long
 
 
 class Service:
@@ -55,7 +55,7 @@ class Service:
         self.writing = asyncio.Lock()
         metrics.watch(self.turns)
         self._looking = threading.Lock()
-        self._found: TTLCache[tuple[str, Hashable], list[Any]] = TTLCache(_LOOKED_UP, _SECONDS)
+        self._found: TTLCache[Hashable, list[Any]] = TTLCache(_LOOKED_UP, _SECONDS)
         self.is_ready = False
 
     def chosen(self, name: str | None) -> InstanceCollection:
@@ -70,21 +70,22 @@ class Service:
     def looked_up(
         self, photos: InstanceCollection, what: Hashable, find: Callable[[], list[_R]]
     ) -> list[_R]:
-        """Return what looking at every row finds, looked for once a minute at most.
+        """Return what looking at every row finds, for five minutes or until photos come or go.
 
         One at a time: who asks meanwhile waits, and most often for the same answer.
         """
         with self._looking:
-            found: list[_R] | None = self._found.get((photos.name, what))
+            key = photos.name, photos.count(), what
+            found: list[_R] | None = self._found.get(key)
             if found is None:
-                found = self._found[photos.name, what] = find()
+                found = self._found[key] = find()
             return found
 
-    def forget(self, photos: InstanceCollection) -> None:
-        """Let go of what was looked up of a collection that has changed."""
+    def forget(self) -> None:
+        """Let go of what was looked up: photos have come."""
+        self.searcher.forget()
         with self._looking:
-            for key in [key for key in self._found if key[0] == photos.name]:
-                del self._found[key]
+            self._found.clear()
 
     async def of_stored(
         self,

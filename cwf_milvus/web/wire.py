@@ -73,6 +73,14 @@ class QueryShown(BaseModel):
     box: list[float] | None
 
 
+class Likeness(BaseModel):
+    """A region or class of the query, what of the hit answers to it, and their cosine."""
+
+    query: list[float] | str
+    hit: list[float] | str
+    cosine: float
+
+
 class HitFound(BaseModel):
     """A photo of an answer. Boxes and points are in pixels of the upright photos."""
 
@@ -94,6 +102,7 @@ class HitFound(BaseModel):
     stage_ranks: dict[str, int]
     moved_by: str | None
     classes: list[str]
+    matches: list[Likeness] = []
     note: str | None = None
 
 
@@ -199,5 +208,6 @@ class CollectionFound(BaseModel):
     name: str
     photos: int
     writable: bool
+    urls: bool
     graph: bool
     keypoints: bool

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cwf_milvus.errors import SettingsError
 
-HUB = Path(__file__).parent / "towhee" / "hub"
+HUB = Path(__file__).parents[1] / "data" / "hub"
 _AUTHOR = "cwf"
 
 
