@@ -21,7 +21,7 @@ from typing import Any
 from cwf_milvus import __version__
 from cwf_milvus.cli.backup import add_backup, add_restore
 from cwf_milvus.cli.calibrate import add_calibrate
-from cwf_milvus.cli.completion import add_completion
+from cwf_milvus.cli.completion import SHELLS, completion_script
 from cwf_milvus.cli.configuration import Configuration
 from cwf_milvus.cli.copy import add_copy
 from cwf_milvus.cli.ending import ending_in_time, patience, say_interrupted
@@ -154,7 +154,7 @@ def build_parser() -> argparse.ArgumentParser:
         add_backbones,
         add_convert_weights,
         _add_towhee,
-        add_completion,
+        _add_completion,
     ):
         add(commands)
     for name, command in commands.choices.items():
@@ -168,7 +168,7 @@ def commands_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentP
     return dict(commands.choices)
 
 
-# Two commands that need no room of their own
+# Commands that need no room of their own
 
 
 def _add_demo(commands: Any) -> None:
@@ -225,6 +225,18 @@ def _towhee(arguments: argparse.Namespace) -> int:
     else:
         for link in uninstall(arguments.home):
             print(f"removed: {link}")
+    return OK
+
+
+def _add_completion(commands: Any) -> None:
+    command = add_command(
+        commands, "completion", _completion, "print a script by which a shell completes commands"
+    )
+    command.add_argument("shell", choices=SHELLS, help="source what is printed in its start file")
+
+
+def _completion(arguments: argparse.Namespace) -> int:
+    print(completion_script(build_parser(), arguments.shell))
     return OK
 
 
