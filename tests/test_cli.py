@@ -22,7 +22,7 @@ from milvus_server import MilvusServer, why_not
 from photo_files import CHELSEA, encoded
 from skimage import data as real
 
-from cwf_milvus.cli.program import build_parser, main
+from cwf_milvus.cli.program import build_parser, main, next_commands
 from cwf_milvus.collection import InstanceCollection
 from cwf_milvus.encode.encoder import Encoder
 
@@ -127,6 +127,14 @@ def test_verbose_names_each_photo_and_where_an_error_came_from(run, folder, tmp_
     assert status == 3
     assert "Traceback" in err
     assert "Traceback" not in run("info", "--uri", tmp_path / "none.db")[2]
+
+
+def test_what_the_demonstration_says_to_type_next_can_be_typed(tmp_path):
+    lines = next_commands(tmp_path / "a folder")
+    assert len(lines) == 3
+    for line in lines:
+        assert build_parser().parse_args(shlex.split(line)[1:])
+    assert str(tmp_path / "a folder" / "photos.db") in shlex.split(lines[0])
 
 
 def test_list_names_the_collections_with_their_counts(run, uri):

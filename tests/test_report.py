@@ -30,7 +30,7 @@ Lines = list[dict[str, str]]
 @pytest.fixture(scope="module")
 def encoder() -> Encoder:
     with network_built_once():
-        return tiny(whitening=None, image_size=64, class_image_size=32, n_classes=4, n_pooled=4)
+        return tiny(whitening=None, image_size=32, class_image_size=32, n_classes=2, n_pooled=2)
 
 
 @pytest.fixture
@@ -166,6 +166,7 @@ def make_file(place: Path, kind: int, seed: int) -> str:
     return "skipped"
 
 
+@pytest.mark.slow
 def test_of_2000_files_of_25_kinds_each_is_in_the_report_once_and_the_counts_add_up(
     photos: InstanceCollection, tmp_path: Path
 ) -> None:
@@ -197,6 +198,7 @@ def test_of_2000_files_of_25_kinds_each_is_in_the_report_once_and_the_counts_add
     assert statuses == wanted - Counter(added=2000) + Counter(same=wanted["added"])
 
 
+@pytest.mark.slow
 def test_500_photos_moved_and_renamed_at_random_keep_all_fields_without_a_pass(
     photos: InstanceCollection,
     tmp_path: Path,
