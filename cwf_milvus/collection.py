@@ -203,8 +203,9 @@ class InstanceCollection(PhotosAltogether):
                 a folder without any photo, or that lost over a fifth of its rows (and over one).
             prune_anyway: remove them whatever share they are; a named folder may itself be gone.
             progress: show a progress bar on standard error.
-            report_file: a JSONL file to write, a line for each file that was met, and one with the
-                counts. A report of an earlier run is gone on with; any other file is refused.
+            report_file: a file to write, a line for each file that was met: CSV or Parquet by its
+                ending, or else JSON lines, with one of the counts at the end. A report of an
+                earlier run is gone on with; any other file is refused.
             workers: threads that read and decode; None for one a core, at most 16.
             max_pixels: largest photo that is read, in place of the encoder's own limit.
 
@@ -353,7 +354,9 @@ class InstanceCollection(PhotosAltogether):
 
     # The whole
 
-    def verify(self, *, accept: bool = False, quick: bool = False) -> Verification:
+    def verify(
+        self, *, accept: bool = False, quick: bool = False, files: bool = False
+    ) -> Verification:
         """Check that every row is there and whole, and the encoder and the index too.
 
         Rows that were stored just before a run was interrupted get the receipts that they lack.
@@ -363,13 +366,19 @@ class InstanceCollection(PhotosAltogether):
                 have been added again, or given up.
             quick: read about 1,000 rows whole, spread over all, and no side collection but the
                 receipts and the encoder.
+            files: read the photos too, and name the rows whose local file is gone or changed.
 
         Raises:
             StoreError: Milvus failed.
         """
         with self._lock:
             self.follow()
-            return verify(self, accept=accept, quick=quick)
+            outcome = verify(self, accept=accept, quick=quick)
+        if files:
+            from cwf_milvus.index.originals import look_at_originals  # what decodes takes a while
+
+            outcome.originals = look_at_originals(self)
+        return outcome
 
     def drop(self) -> None:
         """Delete the collection with its encoder and all its photos' rows, and close.

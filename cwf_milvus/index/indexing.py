@@ -24,7 +24,8 @@ from cwf_milvus.errors import ImageError, SettingsError, quoted
 from cwf_milvus.index.metadata import Metadata, MetadataSource
 from cwf_milvus.index.moved import Standing
 from cwf_milvus.index.pruning import gone_photos, without_deleted
-from cwf_milvus.index.report import Journal, Report, opened
+from cwf_milvus.index.report import Journal, Report
+from cwf_milvus.index.report_files import opened
 from cwf_milvus.photos.exif import exif_fields
 from cwf_milvus.photos.images import Image, load_image
 from cwf_milvus.photos.limits import READING
@@ -89,7 +90,7 @@ def index_photos(
         )
         try:
             for met in passed:
-                journal.passed_over(met)
+                journal.skipped(met)
             with (
                 _Writer(collection, journal, bar, replace_metadata) as writer,
                 closing(
