@@ -173,6 +173,7 @@ class InstanceCollection(PhotosWithGraph):
         report_file: str | Path | None = None,
         workers: int | None = None,
         max_pixels: int | None = None,
+        shard: str | None = None,
     ) -> Report:
         """Read, encode and store photos.
 
@@ -197,6 +198,9 @@ class InstanceCollection(PhotosWithGraph):
                 counts. A report of an earlier run is gone on with; any other file is refused.
             workers: threads that read and decode; None for one a core, at most 16.
             max_pixels: largest photo that is read, in place of the encoder's own limit.
+            shard: ``3/8`` for the third of eight parts of these photos, told by their uris: eight
+                workers that know nothing of each other add all of them, each photo once. Not with
+                `prune`; photos that changed places keep the rows of their names.
 
         Returns:
             The counts, and each failed photo with its reason: one bad photo never ends a run.
@@ -222,6 +226,7 @@ class InstanceCollection(PhotosWithGraph):
             report_file=report_file,
             workers=workers,
             max_pixels=max_pixels,
+            shard=shard,
         )
 
     def upgrade(self, *, progress: bool = True) -> Report:

@@ -19,6 +19,7 @@ from cwf_milvus.cli.graph import add_duplicates, add_graph, add_neighbours
 from cwf_milvus.cli.index import add_index
 from cwf_milvus.cli.networks import add_backbones, add_classes, add_convert_weights, add_explain
 from cwf_milvus.cli.options import OK, REFUSED, SOME_FAILED, USAGE, add_command, quiet_option
+from cwf_milvus.cli.parquet import add_export, add_import
 from cwf_milvus.cli.remove import add_relocate, add_remove
 from cwf_milvus.cli.search import add_search
 from cwf_milvus.cli.upkeep import add_augment, add_info, add_verify
@@ -100,6 +101,8 @@ def build_parser() -> argparse.ArgumentParser:
         add_remove,
         add_relocate,
         add_copy,
+        add_export,
+        add_import,
         add_classes,
         add_explain,
         add_evaluate,

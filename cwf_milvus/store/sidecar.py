@@ -84,7 +84,7 @@ class Sidecar(SideCollection):
         state = encoder.state()
         name = f"{collection}_{cls.suffix}"
         mark = new_mark()
-        store.ensure(name, _schema(), "vector", {"index_type": "FLAT"})
+        store.ensure(name, sidecar_schema(), "vector", {"index_type": "FLAT"})
         manifest = {
             "format": FORMAT,
             "fingerprint": encoder.fingerprint,
@@ -126,7 +126,7 @@ class Sidecar(SideCollection):
 
     def schema(self) -> CollectionSchema:
         """Return its fields: texts by key."""
-        return _schema()
+        return sidecar_schema()
 
     def drop(self) -> bool:
         """Delete what this collection keeps; the side collection too, where that was all."""
@@ -284,7 +284,8 @@ class Sidecar(SideCollection):
             ) from error
 
 
-def _schema() -> CollectionSchema:
+def sidecar_schema() -> CollectionSchema:
+    """Return the fields of a `Sidecar`, which is made ahead of its collection."""
     schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
     schema.add_field("key", DataType.VARCHAR, is_primary=True, max_length=256)
     schema.add_field("value", DataType.VARCHAR, max_length=FIELD_BYTES)
