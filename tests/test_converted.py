@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import warnings
 
 import pytest
@@ -170,3 +171,17 @@ def test_the_class_names_of_an_encoder_are_kept_and_damaged_ones_are_not_read(ow
         assert kept_class_names(fingerprint) is None
     assert kept_class_names("../" + fingerprint[3:]) is None
     assert kept_class_names("") is None
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_forked_process_runs_in_pytorch_and_never_hangs(checkpoint):
+    network = made(checkpoint)
+    images = torch.rand(1, 3, 96, 96) * 255
+    expected = network(images).features
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of threads: that is what is tried
+        child = os.fork()
+    if not child:
+        same = torch.allclose(network(images).features, expected, rtol=1e-3, atol=1e-4)
+        os._exit(0 if same else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
