@@ -89,6 +89,7 @@ def _serve(arguments: argparse.Namespace) -> int:
                     token=token(),
                     weights=arguments.weights,
                     device=arguments.device,
+                    runtime=arguments.runtime,
                 )
             )
             for name in arguments.collection
