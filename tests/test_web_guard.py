@@ -7,10 +7,11 @@ import io
 import json
 import socket
 import struct
+import threading
 import time
 import zlib
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from web_service import served
 
 from cwf_milvus.collection import InstanceCollection
 from cwf_milvus.errors import SettingsError
+from cwf_milvus.web import looking
 from cwf_milvus.web.settings import ServeSettings
 from cwf_milvus.web.turns import Turns
 
@@ -429,6 +431,27 @@ def test_a_full_house_says_when_to_come_again(stored: InstanceCollection, tmp_pa
         assert {answer.status_code for answer in answers} == {200, 503}
         assert all(int(answer.headers["retry-after"]) > 0 for answer in busy)
         assert search(0).status_code == 200
+
+
+def test_looking_at_every_row_takes_no_more_than_some_of_the_threads(
+    stored: InstanceCollection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = threading.Event()
+
+    def slow(*_: object) -> list[object]:
+        assert go_on.wait(30)
+        return []
+
+    monkeypatch.setattr(looking, "groups", slow)
+    with served({"photos": stored}, tmp_path) as client, ThreadPoolExecutor(30) as pool:
+        asked = [
+            pool.submit(client.get, "/api/groups", params={"by": f"field_{i}"}) for i in range(30)
+        ]
+        done, _ = wait(asked, timeout=20, return_when=FIRST_COMPLETED)
+        assert {one.result().status_code for one in done} == {503}
+        assert client.get("/readyz").status_code == 200
+        go_on.set()
+        assert {one.result().status_code for one in asked} == {200, 503}
 
 
 def test_who_goes_away_while_waiting_leaves_the_place_to_the_next() -> None:

@@ -13,6 +13,8 @@ from photo_collection import CAT, collection, is_cat, photo, photos
 from web_service import events, served
 
 from cwf_milvus.collection import InstanceCollection
+from cwf_milvus.search.choose import chosen_stages
+from cwf_milvus.search.search import ask, search_steps
 
 BOX = list(CAT)
 
@@ -73,6 +75,28 @@ def test_events_bring_the_hits_by_descriptors_first_and_then_all_stages(
     assert all(hit["points"] == [] for hit in before["hits"])
     assert len(before["hits"]) == len(after["hits"]) == 4
     assert after == client.post("/api/search", json=asked).json() | {"seconds": after["seconds"]}
+
+
+def test_steps_of_the_library_are_one_without_stages_and_two_with(
+    stored: InstanceCollection,
+) -> None:
+    queries = ask(stored.encoder, [photo("chelsea.png")], [CAT])
+    (only,) = search_steps(stored, queries, limit=5, filter=None)
+    first, last = search_steps(
+        stored, queries, limit=5, filter=None, stages=chosen_stages(gallery=stored)
+    )
+    assert [hit.uri for hit in first[0]] == [hit.uri for hit in only[0]]
+    assert first[0].found is None
+    assert last[0].found is True
+    assert all(len(hit.stages) == 1 for hit in first[0])
+    assert all(len(hit.stages) > 1 for hit in last[0])
+    assert list(search_steps(stored, [], limit=5, filter=None)) == [[]]
+
+
+def test_stages_are_named_with_commas_between_them(client: httpx.Client, query: str) -> None:
+    asked = {"query": query, "limit": 2, "rerank": "regions, spatial", "expand": "none"}
+    hit = client.post("/api/search", json=asked).json()["hits"][0]
+    assert list(hit["stage_scores"]) == ["descriptor", "regions", "spatial"]
 
 
 def test_a_photo_and_its_box_in_one_form_need_no_second_request(client: httpx.Client) -> None:

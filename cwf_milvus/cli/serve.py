@@ -60,6 +60,8 @@ def _serve(arguments: argparse.Namespace) -> int:
     from cwf_milvus.web.settings import TOKEN, ServeSettings
 
     keep_memory()
+    # The decoders' processes are forked, of which gRPC would tell; none of them speaks to Milvus.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     settings = ServeSettings(
         host=arguments.host,
         port=arguments.port,
@@ -89,6 +91,7 @@ def _serve(arguments: argparse.Namespace) -> int:
                     token=token(),
                     weights=arguments.weights,
                     device=arguments.device,
+                    runtime=arguments.runtime,
                 )
             )
             for name in arguments.collection

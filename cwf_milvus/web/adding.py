@@ -70,6 +70,7 @@ async def add(request: Request, service: Served, photos: Chosen) -> Response:
         except CwfError as error:
             yield event("failed", Failure(error=words_of(error)))
         finally:
+            service.searcher.forget()
             await asyncio.to_thread(service.forget)
             await form.close()
 

@@ -6,6 +6,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable, Hashable, Mapping
+from contextlib import ExitStack
 from typing import Annotated, Any, ParamSpec, TypeVar
 
 from cachetools import TTLCache
@@ -25,6 +26,7 @@ from cwf_milvus.web.turns import Turns
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
+_LOOKERS = 8
 _LOOKED_UP, _SECONDS = 100, 300.0  # answers that are kept, and how long
 
 
@@ -55,6 +57,7 @@ class Service:
         self.writing = asyncio.Lock()
         metrics.watch(self.turns)
         self._looking = threading.Lock()
+        self._lookers = threading.BoundedSemaphore(_LOOKERS)
         self._found: TTLCache[Hashable, list[Any]] = TTLCache(_LOOKED_UP, _SECONDS)
         self.is_ready = False
 
@@ -73,8 +76,17 @@ class Service:
         """Return what looking at every row finds, for five minutes or until photos come or go.
 
         One at a time: who asks meanwhile waits, and most often for the same answer.
+
+        Raises:
+            HTTPException: so many wait that nobody else would have a thread.
         """
-        with self._looking:
+        if not self._lookers.acquire(blocking=False):
+            raise HTTPException(
+                503, "too many look around at once: try again in a moment", {"Retry-After": "5"}
+            )
+        with ExitStack() as held:
+            held.callback(self._lookers.release)
+            held.enter_context(self._looking)
             key = photos.name, photos.count(), what
             found: list[_R] | None = self._found.get(key)
             if found is None:
@@ -83,7 +95,6 @@ class Service:
 
     def forget(self) -> None:
         """Let go of what was looked up: photos have come."""
-        self.searcher.forget()
         with self._looking:
             self._found.clear()
 
