@@ -229,6 +229,190 @@ def test_the_slider_leaves_those_that_are_as_certain(page: Page, query: Path) ->
     search_for_cat(page, query)
     before = len(names(page))
     page.locator("#certainty").focus()
+    for _ in range(12):
+        page.keyboard.press("ArrowRight")
+    page.wait_for_url("**certainty=60")
+    answered(page)
+    assert 0 < len(names(page)) < before
+    assert all("chelsea" in name for name in names(page))
+
+
+def test_the_large_view_shows_query_and_hit_with_their_points_joined(
+    page: Page, query: Path
+) -> None:
+    search_for_cat(page, query)
+    page.locator("#hits button").first.focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("Enter")
+    dialog = page.locator("#detail")
+    expect(dialog.locator(".verdict")).to_contain_text("points agree with the box")
+    assert dialog.locator(".pair image").count() == 2
+    assert 8 < dialog.locator(".pair line:not(.casing)").count() <= 40
+    expect(dialog.locator("caption")).to_contain_text("moved")
+    assert dialog.locator("tbody th").all_text_contents() == ["descriptor", "regions", "spatial"]
+    first = page.locator("#detail-name").text_content()
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#detail-name")).not_to_have_text(first or "")
+    original = dialog.get_by_role("link", name="Open the original").get_attribute("href")
+    assert page.request.get(original or "").headers["content-type"].startswith("image/")
+    dialog.locator("summary").click()
+    expect(dialog.locator("details img")).to_be_visible(timeout=20_000)
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+    assert "photo=" not in page.url
+    expect(page.locator("#hits button").first).to_be_focused()
+
+
+def test_a_stored_photo_is_searched_with_and_steered_by_more_like_this_and_not_this(
+    page: Page,
+) -> None:
+    page.locator("#stored-photos button").first.click()
+    answered(page)
+    expect(page.locator("#query-name")).to_contain_text("camera.png")
+    page.goto("/?" + "view=browse")
+    page.locator("#photos button", has_text="chelsea-crop.jpg").click()
+    page.get_by_role("button", name="More like this").click()
+    answered(page)
+    expect(page.locator("#like .name")).to_have_text("chelsea-crop.jpg")
+    unwanted = names(page)[0]
+    assert "chelsea" in unwanted
+    page.locator("#hits button").first.click()
+    page.get_by_role("button", name="Not this").click()
+    expect(page.locator("#unlike .name")).to_have_text(unwanted)
+    answered(page)
+    assert unwanted not in names(page)
+    page.get_by_role("button", name=f"Leave out {unwanted}").click()
+    answered(page)
+    assert unwanted in names(page)
+
+
+def test_not_this_leaves_a_hit_out_of_the_answer_to_a_photo_that_was_sent(
+    page: Page, query: Path
+) -> None:
+    search_for_cat(page, query)
+    unwanted = names(page)[1]
+    page.locator("#hits button").nth(1).click()
+    page.get_by_role("button", name="Not this").click()
+    answered(page)
+    assert unwanted not in names(page)
+    assert "chelsea" in names(page)[0]
+
+
+def test_back_reload_and_a_shared_address_show_what_was_there(
+    page: Page, query: Path, visit: Any
+) -> None:
+    search_for_cat(page, query)
+    page.locator("#hits button").nth(1).click()
+    name = page.locator("#detail-name").text_content()
+    with visit() as other:  # somebody else opens the address
+        other.goto(page.url)
+        expect(other.locator("#detail-name")).to_have_text(name or "")
+        expect(other.locator("#detail .pair")).to_be_visible(timeout=20_000)
+    page.go_back()
+    expect(page.locator("#detail")).to_be_hidden()
+    page.go_back()  # before the box was drawn
+    assert "box=" not in page.url
+    answered(page)
+    assert numbers(page) == [0, 0, 451, 300]
+    page.go_forward()
+    answered(page)
+    page.reload()
+    answered(page)
+    assert numbers(page) == pytest.approx(BOX, abs=2)
+    assert "chelsea" in names(page)[0]
+
+
+def test_photos_are_browsed_by_folder_and_field(page: Page) -> None:
+    page.locator("#to-browse").click()
+    expect(page.locator("#photos img").first).to_be_visible()
+    page.locator("#by").select_option("place")
+    page.locator("#group").select_option(label="0 (1)")
+    expect(page.locator("#photos li")).to_have_count(1)
+    page.locator("#by").select_option("folder")
+    until(lambda: page.locator("#group option").count() == 2)
+    page.locator("#to-about").click()
+    expect(page.locator("#numbers-of-info")).to_contain_text("FLAT")
+    page.locator("#to-alike").click()
+    expect(page.locator("#alike-words")).to_have_text("There are none.")
+    expect(page.locator("#no-graph")).to_be_visible()
+
+
+def test_more_hits_come_with_scrolling(page: Page, query: Path) -> None:
+    def few(route: Any) -> None:
+        route.continue_(post_data=json.dumps({**route.request.post_data_json, "limit": 6}))
+
+    page.route("**/api/search?*", few)
+    drop(page, query, "image/jpeg")
+    n = int((page.locator("#count").text_content() or "").split()[0])
+
+    def all_are_there() -> bool:
+        page.evaluate("() => { scrollTo(0, 1e6); }")
+        return f"{n} photos" in (page.locator("#progress").text_content() or "")
+
+    until(all_are_there)
+    labels = page.locator("#hits button").evaluate_all("all => all.map((one) => one.ariaLabel)")
+    ranks = [int(label.partition(".")[0]) for label in labels]
+    assert ranks == list(range(ranks[0], n + 1))
+
+
+def test_another_collection_is_chosen(page: Page) -> None:
+    page.locator("#stored-photos button").first.click()
+    answered(page)
+    page.locator("#collection").select_option("again")
+    page.wait_for_url("**collection=again")
+    expect(page.locator("#start")).to_be_visible()
+    page.go_back()
+    answered(page)
+    expect(page.locator("#collection")).to_have_value("photos")
+
+
+def test_an_address_is_fetched_by_the_service_where_it_may(page: Page, query: Path) -> None:
+    expect(page.locator("#url-form")).to_be_hidden()
+    one = {"name": "photos", "photos": 9, "writable": False, "urls": True, "graph": False}
+    page.route("**/api/collections*", lambda route: route.fulfill(body=json.dumps([one])))
+    page.reload()
+    expect(page.locator("#add-label")).to_be_hidden()
+    refused: list[Any] = []
+    page.on("request", lambda sent: "queries" in sent.url and refused.append(sent.post_data_json))
+    page.locator("#url").fill("https://example.org/cat.jpg")
+    page.keyboard.press("Enter")
+    expect(page.locator("#asking-words")).to_contain_text("urls are not fetched here")
+    assert refused == [{"url": "https://example.org/cat.jpg"}]
+
+
+def test_photos_are_added_and_are_there(page: Page, query: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"no photo")
+    page.locator("#to-browse").click()
+    before = int((page.locator("#count").text_content() or "").split()[0])
+    page.locator("#add").set_input_files([query, broken])
+    expect(page.locator("#add-words")).to_have_text("2 of 2: 1 added, 1 failed", timeout=30_000)
+    expect(page.locator("#add-list")).to_contain_text("broken.jpg")
+    expect(page.locator("#count")).to_have_text(f"{before + 1} photos")
+
+
+def of_100_000(page: Page, name: str) -> None:
+    """Have the service tell of 100,000 photos, each with a name like this."""
+
+    def some(route: Any) -> None:
+        asked = parse_qs(urlsplit(route.request.url).query)
+        after = int(asked.get("after", ["0"])[0])
+        photos = [
+            {"uri": str(n), "name": f"{name}{n}.jpg", "width": 4, "height": 3, "fields": {}}
+            for n in range(after, after + 100)
+        ]
+        last = str(after + 100) if after + 100 < 100_000 else None
+        route.fulfill(body=json.dumps({"photos": photos, "after": last}))
+
+    page.route("**/api/photos?*", some)
+    page.route("**/api/thumbnail?*", lambda route: route.fulfill(path=photo("camera.png")))
+
+
+def test_the_document_holds_what_is_on_the_screen_of_100_000_photos(page: Page) -> None:
+    of_100_000(page, "photo-")
+    page.locator("#to-browse").click()
+    expect(page.locator("#photos .name").first).to_have_text("photo-0.jpg")
 
     def is_far_down() -> bool:
         page.evaluate("() => { scrollTo(0, document.body.scrollHeight); }")
