@@ -261,6 +261,7 @@ def test_the_large_view_shows_query_and_hit_with_their_points_joined(
     page.keyboard.press("Escape")
     expect(dialog).to_be_hidden()
     assert "photo=" not in page.url
+    expect(page.locator("#hits button").first).to_be_focused()
 
 
 def test_a_stored_photo_is_searched_with_and_steered_by_more_like_this_and_not_this(
@@ -412,12 +413,14 @@ def test_the_document_holds_what_is_on_the_screen_of_100_000_photos(page: Page) 
     of_100_000(page, "photo-")
     page.locator("#to-browse").click()
     expect(page.locator("#photos .name").first).to_have_text("photo-0.jpg")
-    for _ in range(15):
-        page.evaluate("scrollTo(0, document.body.scrollHeight)")
+
+    def is_far_down() -> bool:
+        page.evaluate("() => { scrollTo(0, document.body.scrollHeight); }")
         page.wait_for_timeout(60)
-    until(lambda: page.locator("#photos .name").count() > 0)
-    last = int((page.locator("#photos .name").last.text_content() or "")[6:-4])
-    assert last > 1000
+        shown = page.locator("#photos .name").all_text_contents()
+        return bool(shown) and int(shown[-1][len("photo-") : -len(".jpg")]) > 1000
+
+    until(is_far_down, 60)
     assert page.locator("#photos li").count() < 80
     page.evaluate("scrollTo(0, 0)")  # pages that were let go come again
     expect(page.locator("#photos .name").first).to_have_text("photo-0.jpg")

@@ -7,6 +7,7 @@ import { Grid } from "./grid.js";
 
 const PAGE = 24;
 const MOST = 2000; // hits that the service pages through
+const [LINE, PADDING] = [1.2, 1.1]; // rem, of a card's caption
 const FIELDS = 2; // of a hit's, on its card
 
 export class Answering {
@@ -27,7 +28,7 @@ export class Answering {
         return this.page.visible.length;
       },
     };
-    this.grid = new Grid(byId("hits"), source, (hit) => card(hit, () => open(hit.uri)), { caption: 4.7 });
+    this.grid = new Grid(byId("hits"), source, (hit) => card(hit, () => open(hit.uri)), { caption: 0 });
     byId("retry").addEventListener("click", () => this.search(this.state));
   }
 
@@ -79,7 +80,9 @@ export class Answering {
     this.visible = this.hits.filter(
       (hit) => !hidden.has(hit.uri) && (certainty === 0 || (percentOf(hit) ?? 0) >= certainty),
     );
-    this.grid.caption = this.hits.some((hit) => Object.keys(hit.fields).length) ? 5.9 : 4.7;
+    const has_fields = this.hits.some((hit) => Object.keys(hit.fields).length);
+    const can_tell = this.hits.some((hit) => hit.certainty !== null);
+    this.grid.caption = LINE * (2 + can_tell + has_fields) + PADDING;
     this.grid.renew();
     byId("nothing").hidden = this.visible.length > 0 || !this.answer;
   }
@@ -109,7 +112,8 @@ export class Answering {
     this.narrow(this.state.certainty);
     if (answer.step === "final") {
       const { encode, search: found, stages } = answer.seconds;
-      this.#say(`${this.#counted()}, in ${(encode + found + stages).toFixed(1)} s`);
+      const seconds = encode + found + stages;
+      this.#say(`${this.#counted()}, in ${seconds.toFixed(seconds < 0.1 ? 2 : 1)} s`);
     } else this.#say(`${this.#counted()} so far, looking closer …`, true);
     byId("answer").hidden = false;
     this.answered(answer);

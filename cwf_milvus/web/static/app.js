@@ -96,7 +96,7 @@ function showSearch(is_asked) {
   asking.show(state);
   const wanted = is_asked ? searchOf(state) : null;
   if (wanted === searched) {
-    answering.narrow(state.certainty);
+    answering.grid.draw();
     return;
   }
   searched = wanted;

@@ -134,6 +134,8 @@ export class Asking {
       const name = state.uri ? await this.#nameOf(state.uri) : "";
       if (this.shown !== key) return;
       byId("query-name").replaceChildren(state.uri ? named(name) : "Your photo");
+      // What had the focus may be gone: Tab goes on to the box.
+      if (document.activeElement === document.body) byId("query-name").focus({ preventScroll: true });
     }
     const sent = this.sent.get(state.query);
     if (sent) this.measure(sent.width, sent.height, state.box);
