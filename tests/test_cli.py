@@ -3,6 +3,9 @@
 import argparse
 import json
 import os
+import re
+import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,7 +22,7 @@ from milvus_server import MilvusServer, why_not
 from photo_files import CHELSEA, encoded
 from skimage import data as real
 
-from cwf_milvus.cli.program import build_parser, main
+from cwf_milvus.cli.program import build_parser, main, next_commands
 from cwf_milvus.collection import InstanceCollection
 from cwf_milvus.encode.encoder import Encoder
 
@@ -88,9 +91,80 @@ def test_every_command_and_every_option_has_help(run, name):
     assert purposes[name]
     status, out, _ = run(name, "--help")
     assert status == 0
-    assert parsers[name].description in " ".join(out.split())
+    assert " ".join(parsers[name].description.split()) in " ".join(out.split())
     for action in parsers[name]._actions:
         assert action.help or action.metavar or action.choices, action
+
+
+@pytest.mark.parametrize("name", commands()[0])
+def test_every_help_has_two_examples_that_can_be_typed(run, name):
+    _, out, _ = run(name, "--help")
+    shown = re.findall(r"^  cwf-milvus (.+)$", out.partition("\nexamples:\n")[2], re.MULTILINE)
+    assert len(shown) == 2
+    for example in shown:
+        words = shlex.split(example.partition(" > ~")[0])
+        assert words[0] == name
+        assert build_parser().parse_args(words)
+
+
+@pytest.mark.parametrize("name", commands()[0])
+def test_every_option_with_a_value_says_what_holds_without_it(name):
+    for action in commands()[0][name]._actions:
+        if action.option_strings and action.nargs != 0:
+            assert re.search(r"\(.+\)", action.help), f"{name} {action.option_strings}"
+
+
+def test_verbose_names_each_photo_and_where_an_error_came_from(run, folder, tmp_path):
+    place = ("--uri", tmp_path / "p.db")
+    status, _, err = run("index", folder, *place, *TINY, "--verbose")
+    assert status == 0
+    assert f"added: {folder / '000.png'}\n" in err
+    assert re.search(r"index took \d+\.\d s", err)
+    shown = ("--limit", "1", "--html", tmp_path / "hits.html")
+    assert "written: " in run("search", folder / "000.png", *place, *shown)[2]
+    assert "written: " not in run("search", folder / "000.png", *place, *shown, "--quiet")[2]
+    status, _, err = run("info", "--uri", tmp_path / "none.db", "-v")
+    assert status == 3
+    assert "Traceback" in err
+    assert "Traceback" not in run("info", "--uri", tmp_path / "none.db")[2]
+
+
+def test_what_the_demonstration_says_to_type_next_can_be_typed(tmp_path):
+    lines = next_commands(tmp_path / "a folder")
+    assert len(lines) == 3
+    for line in lines:
+        assert build_parser().parse_args(shlex.split(line)[1:])
+    assert str(tmp_path / "a folder" / "photos.db") in shlex.split(lines[0])
+
+
+def test_list_names_the_collections_with_their_counts(run, uri):
+    status, out, _ = run("list", "--uri", uri)
+    assert status == 0
+    assert out.splitlines()[1].split() == ["5", "photos", "timm:test_resnet,", "96", "dimensions"]
+    status, out, _ = run("list", "--uri", uri, "--json")
+    assert json.loads(out)["photos"] == 5
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+def test_completion_is_a_static_script_that_names_every_command(run, shell):
+    status, out, _ = run("completion", shell)
+    assert status == 0
+    assert all(name in out for name in commands()[0])
+    assert shell == "tcsh" or "--max-pixels" in out
+    checked = {"bash": "bash", "zsh": "zsh"}.get(shell)
+    if checked and shutil.which(checked):
+        subprocess.run([checked, "-n"], input=out, text=True, check=True)
+
+
+def test_bash_completes_commands_and_options(run, tmp_path):
+    script = tmp_path / "completion.bash"
+    script.write_text(run("completion", "bash")[1])
+    asking = (
+        f"source {script}; COMP_WORDS=(cwf-milvus search --min); COMP_CWORD=2; "
+        "COMP_LINE='cwf-milvus search --min'; _shtab_cwf_milvus; echo ${COMPREPLY[@]}"
+    )
+    done = subprocess.run(["bash", "-c", asking], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["--min-certainty"]
 
 
 def test_the_help_names_the_commands_and_the_exit_statuses(run):
@@ -598,7 +672,15 @@ def test_the_token_is_printed_by_no_command(run, folder, tmp_path, monkeypatch):
     assert not [f for f in tmp_path.rglob("*") if f.is_file() and TOKEN.encode() in f.read_bytes()]
 
 
-@pytest.mark.parametrize("command", [("search", "{photo}"), ("info",), ("verify",)])
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(("search", "{photo}"), ("info",), ("verify",), ("list",), ("remove", "--all", "--yes")),
+        *(("relocate", "a", "b"), ("augment",), ("graph",), ("duplicates",), ("neighbours", "a")),
+        *(("calibrate", "--undo"), ("repair",), ("index", "--upgrade")),
+    ],
+    ids=lambda command: command[0],
+)
 def test_what_does_not_exist_is_not_made_by_asking(run, folder, tmp_path, command):
     arguments = [part.format(photo=folder / "000.png") for part in command]
     status, _, err = run(*arguments, "--uri", tmp_path / "none.db")

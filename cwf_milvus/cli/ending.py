@@ -50,7 +50,8 @@ def ending_in_time() -> Iterator[None]:
 @contextmanager
 def patience(arguments: argparse.Namespace) -> Iterator[None]:
     """Have calls to a server wait for it as long as `--wait` says."""
-    if not str(getattr(arguments, "uri", "")).startswith(("http://", "https://")):
+    is_server = str(getattr(arguments, "uri", "")).startswith(("http://", "https://"))
+    if not is_server or not hasattr(arguments, "wait"):
         yield
         return
     from cwf_milvus.store.client import Store  # pymilvus takes a while

@@ -49,7 +49,7 @@ def add_index(commands: Any) -> None:
         "--metadata",
         metavar="FILE",
         help="a .csv or .jsonl with a column file_name and your own fields; without it, "
-        "metadata.csv or metadata.jsonl in an indexed folder",
+        "metadata.csv or metadata.jsonl in an indexed folder, where there is one (no other file)",
     )
     command.add_argument(
         "--replace-metadata",
@@ -71,46 +71,83 @@ def add_index(commands: Any) -> None:
         help="also where a folder is gone or empty, or more than a fifth of its photos are gone",
     )
     command.add_argument(
-        "--report", metavar="FILE.jsonl", help="write what became of each photo, a line each"
+        "--report",
+        metavar="FILE",
+        help="write what became of each file that was met, a line each: CSV or Parquet by its "
+        "ending, or else JSON lines (no report)",
     )
     command.add_argument(
-        "--workers", type=positive, metavar="N", help="threads that read and decode"
+        "--workers",
+        type=positive,
+        metavar="N",
+        help="threads that read and decode (one a core, at most 16)",
+    )
+    command.add_argument(
+        "--shard",
+        metavar="K/N",
+        help="the K-th of N parts of the photos, for N workers that know nothing of each other",
+    )
+    command.add_argument(
+        "--to-parquet",
+        metavar="DIR",
+        help="in place of --uri, write files that Milvus imports in bulk; DIR.db keeps what is "
+        "encoded, for the same command to go on",
     )
     pixels_option(command)
     made = command.add_argument_group("when the collection is created")
     made.add_argument("--backbone", metavar="NAME", help="the network (efficientnet_lite0)")
-    made.add_argument("--layer", metavar="NAME", help="the layer that gives the features")
     made.add_argument(
-        "--cams-from", metavar="BACKBONE", help="another network that supplies the class maps"
-    )
-    made.add_argument("--image-size", type=int, metavar="PX", help="side of the features' view")
-    made.add_argument(
-        "--class-image-size", type=int, metavar="PX", help="side of the classes' view"
+        "--layer", metavar="NAME", help="the layer that gives the features (the network's last)"
     )
     made.add_argument(
-        "--store-classes", type=count_or_all, metavar="N|all", help="class vectors kept an image"
+        "--cams-from",
+        metavar="BACKBONE",
+        help="another network that supplies the class maps (the backbone)",
+    )
+    made.add_argument(
+        "--image-size",
+        type=int,
+        metavar="PX",
+        help="longest side of the features' view (640; of other networks 512)",
+    )
+    made.add_argument(
+        "--class-image-size", type=int, metavar="PX", help="longest side of the classes' view (224)"
+    )
+    made.add_argument(
+        "--store-classes",
+        type=count_or_all,
+        metavar="N|all",
+        help="class vectors kept an image (32)",
     )
     of_all = made.add_mutually_exclusive_group()
     of_all.add_argument(
-        "--classes", type=numbers, metavar="ID,ID,...", help="a predefined class list for all"
+        "--classes",
+        type=numbers,
+        metavar="ID,ID,...",
+        help="a predefined class list for all (each photo's likeliest)",
     )
     of_all.add_argument(
         "--classes-from",
         metavar="PHOTOS",
         help="count the predefined class list from these representative queries, "
-        "as many as --store-classes says",
+        "as many as --store-classes says (each photo's likeliest)",
     )
     made.add_argument(
         "--descriptor",
         choices=("classes", "regions", "both"),
-        help="what the descriptor sums; classes is the paper's offline aggregation",
+        help="what the descriptor sums; classes is the paper's offline aggregation (both)",
     )
     made.add_argument(
         "--compact",
         action="store_true",
         help="at most 30 kB a photo: fewer regions and keypoints, and one class",
     )
-    made.add_argument("--dim", type=int, metavar="D", help="dimensions of every vector")
+    made.add_argument(
+        "--dim",
+        type=int,
+        metavar="D",
+        help="dimensions of every vector (1024; of other networks 512)",
+    )
     whitening = made.add_mutually_exclusive_group()
     whitening.add_argument(
         "--fit",
@@ -120,7 +157,9 @@ def add_index(commands: Any) -> None:
         help="fit the whitening on these photos (without a value: on the photos to index, which "
         "is worse than on others)",
     )
-    whitening.add_argument("--whitening", metavar="FILE", help="a whitening file or saved encoder")
+    whitening.add_argument(
+        "--whitening", metavar="FILE", help="a whitening file or saved encoder (the one that ships)"
+    )
     whitening.add_argument("--no-whitening", action="store_true", help="go without whitening")
     made.add_argument(
         "--class-rows",
@@ -154,6 +193,10 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.uri, arguments.collection, token=token()
         ) as collection:
             return _told(collection.upgrade(progress=not arguments.quiet))
+    if arguments.to_parquet:
+        from cwf_milvus.store.parquet import checked_export, export_collection
+
+        arguments.uri = f"{checked_export(arguments.to_parquet)}.db"
     settings = _encoder_settings(arguments)
     place = (arguments.uri, arguments.collection)
     there = InstanceCollection.exists(*place, token=token())
@@ -172,6 +215,7 @@ def run(arguments: argparse.Namespace) -> int:
             prune=arguments.prune,
             prune_anyway=arguments.prune_anyway,
             report_file=arguments.report,
+            shard=arguments.shard,
         )
         collection = InstanceCollection.create(
             *place,
@@ -179,6 +223,7 @@ def run(arguments: argparse.Namespace) -> int:
             token=token(),
             class_rows=arguments.class_rows,
             precision=arguments.precision,
+            exist_ok=True,  # another worker may have made it meanwhile
         )
     with collection:
         if there:
@@ -201,8 +246,12 @@ def run(arguments: argparse.Namespace) -> int:
             report_file=arguments.report,
             workers=arguments.workers,
             max_pixels=arguments.max_pixels,
+            shard=arguments.shard,
         )
-    if not report.n_photos:
+        if arguments.to_parquet:
+            bar = progress_bar(arguments.quiet, "exporting")
+            print(printable(str(export_collection(collection, arguments.to_parquet, progress=bar))))
+    if not report.n_photos and not arguments.shard:
         print(f"no photo found: {READ}", file=sys.stderr)
     return _told(report)
 

@@ -48,7 +48,7 @@ def add_classes(commands: Any) -> None:
     """Add `classes` and its options."""
     command = add_command(commands, "classes", _classes, "name the likely classes of photos")
     command.add_argument("images", nargs="+", metavar="IMAGE")
-    command.add_argument("--box", metavar="X1,Y1,X2,Y2", help="of the crop alone")
+    command.add_argument("--box", metavar="X1,Y1,X2,Y2", help="of the crop alone (the whole photo)")
     command.add_argument("-n", type=int, default=10, metavar="N", help="classes (%(default)s)")
     command.add_argument("--json", action="store_true", help="print JSON, an object a photo")
     pixels_option(command)
@@ -87,11 +87,13 @@ def add_explain(commands: Any) -> None:
         "draw class maps and regions over a photo, or the points it shares with another, as PNG",
     )
     command.add_argument("image", metavar="IMAGE")
-    command.add_argument("--box", metavar="X1,Y1,X2,Y2", help="the thing, in pixels of the photo")
+    command.add_argument(
+        "--box", metavar="X1,Y1,X2,Y2", help="the thing, in pixels of the photo (all of it)"
+    )
     command.add_argument(
         "--hit",
         metavar="PHOTO",
-        help="draw this photo beside it, and lines between points that agree",
+        help="draw this photo beside it, and lines between points that agree (none)",
     )
     command.add_argument("-n", type=int, default=6, metavar="N", help="class maps (%(default)s)")
     command.add_argument(

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
+import textwrap
 from collections.abc import Callable
 from typing import Any
 
+from cwf_milvus.cli.examples import EXAMPLES
 from cwf_milvus.text import printable
 
 OK, SOME_FAILED, USAGE, REFUSED = 0, 1, 2, 3
@@ -20,28 +23,43 @@ def add_command(
 ) -> argparse.ArgumentParser:
     """Add a command to the parser; `run` gets its arguments and returns the exit status."""
     command: argparse.ArgumentParser = commands.add_parser(
-        name, help=purpose, description=f"{purpose[0].upper()}{purpose[1:]}."
+        name,
+        help=purpose,
+        description=textwrap.fill(f"{purpose[0].upper()}{purpose[1:]}."),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.set_defaults(run=run)
     return command
 
 
-def collection_options(command: argparse.ArgumentParser, *, several: bool = False) -> None:
-    """Add --uri and --collection, which may name several."""
+def common_options(name: str, command: argparse.ArgumentParser) -> None:
+    """Add what every command has, once its own options are there: --verbose, --quiet, examples."""
+    command.add_argument(
+        "-v",
+        "--verbose",
+        action="store_true",
+        help="say what becomes of each photo, the time taken, and where an error came from",
+    )
+    if "--quiet" not in command._option_string_actions:
+        quiet_option(command)
+    examples = EXAMPLES.get(name, ())
+    command.epilog = "\n".join(["examples:", *(f"  cwf-milvus {one}" for one in examples)])
+
+
+def note(arguments: argparse.Namespace, text: str) -> None:
+    """Say something on standard error that is neither an answer nor a warning."""
+    if not arguments.quiet:
+        print(printable(text), file=sys.stderr)
+
+
+def uri_option(command: argparse.ArgumentParser) -> None:
+    """Add --uri and --wait."""
     command.add_argument(
         "--uri",
         type=os.path.expanduser,  # also after an =, where no shell does it
         default=os.environ.get("CWF_MILVUS_URI", "photos.db"),
         metavar="URI",
         help="a .db path (Milvus Lite) or http(s)://host:port (%(default)s)",
-    )
-    name = os.environ.get("CWF_MILVUS_COLLECTION", "photos")
-    command.add_argument(
-        "--collection",
-        nargs="+" if several else None,
-        default=[name] if several else name,
-        metavar="NAME",
-        help=f"one or several ({name})" if several else "(%(default)s)",
     )
     command.add_argument(
         "--wait",
@@ -52,9 +70,24 @@ def collection_options(command: argparse.ArgumentParser, *, several: bool = Fals
     )
 
 
+def collection_options(command: argparse.ArgumentParser, *, several: bool = False) -> None:
+    """Add --uri, --wait and --collection, which may name several."""
+    uri_option(command)
+    name = os.environ.get("CWF_MILVUS_COLLECTION", "photos")
+    command.add_argument(
+        "--collection",
+        nargs="+" if several else None,
+        default=[name] if several else name,
+        metavar="NAME",
+        help=f"one or several ({name})" if several else "(%(default)s)",
+    )
+
+
 def network_options(command: argparse.ArgumentParser) -> None:
     """Add --weights, --device and --runtime."""
-    command.add_argument("--weights", metavar="FILE", help="the network's checkpoint")
+    command.add_argument(
+        "--weights", metavar="FILE", help="the network's checkpoint (its published one)"
+    )
     command.add_argument(
         "--device", metavar="NAME", help="cpu, cuda, ... (the GPU if there is one)"
     )
@@ -68,7 +101,9 @@ def network_options(command: argparse.ArgumentParser) -> None:
 
 def batch_option(command: argparse.ArgumentParser) -> None:
     """Add --batch-size."""
-    command.add_argument("--batch-size", type=positive, metavar="N", help="photos a forward pass")
+    command.add_argument(
+        "--batch-size", type=positive, metavar="N", help="photos a forward pass (8, on a GPU 32)"
+    )
 
 
 def backbone_options(command: argparse.ArgumentParser) -> None:
@@ -92,7 +127,35 @@ def pixels_option(command: argparse.ArgumentParser) -> None:
 
 def quiet_option(command: argparse.ArgumentParser) -> None:
     """Add --quiet."""
-    command.add_argument("--quiet", action="store_true", help="no progress bar")
+    command.add_argument(
+        "-q",
+        "--quiet",
+        action="store_true",
+        help="no progress bar, and no notes of files read or written",
+    )
+
+
+def index_option(command: argparse.ArgumentParser) -> None:
+    """Add --index, of a collection that is made of another."""
+    command.add_argument(
+        "--index",
+        type=_index,
+        metavar="TYPE[,NAME=N...]",
+        help="of the descriptors on a server, such as HNSW,M=32,efConstruction=400 (as it was; "
+        "FLAT on Milvus Lite)",
+    )
+
+
+def _index(text: str) -> dict[str, Any]:
+    """Return an index as Milvus takes it, for argparse."""
+    kind, *rest = text.split(",")
+    pairs = [one.partition("=") for one in rest]
+    if not kind or not all(name and value.isdecimal() for name, _, value in pairs):
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: give a type, then its numbers, as in HNSW,M=32,efConstruction=400"
+        )
+    params = {name: int(value) for name, _, value in pairs}
+    return {"index_type": kind, **({"params": params} if params else {})}
 
 
 def positive(text: str) -> int:
@@ -141,7 +204,7 @@ def print_pairs(pairs: dict[str, Any], indent: str = "") -> None:
     width = max((len(name) for name in pairs), default=0)
     for name, value in pairs.items():
         if isinstance(value, dict):
-            print(f"{indent}{name}:")
+            print(f"{indent}{printable(name)}:")
             print_pairs(value, indent + "  ")
         else:
             print(f"{indent}{name.replace('_', ' '):{width}}  {printable(str(value))}")

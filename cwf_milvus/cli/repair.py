@@ -32,7 +32,9 @@ def add_repair(commands: Any) -> None:
         "--into", metavar="NEW.db", help="the new database, if one is needed (NAME.repaired.db)"
     )
     command.add_argument(
-        "--metadata", metavar="FILE", help="your own fields of the photos that are written anew"
+        "--metadata",
+        metavar="FILE",
+        help="your own fields of the photos that are written anew (those in the rows)",
     )
     network_options(command)
     command.add_argument("--json", action="store_true", help="print JSON")

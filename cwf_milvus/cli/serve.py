@@ -31,7 +31,7 @@ def add_serve(commands: Any) -> None:
         "--name",
         action="append",
         default=[],
-        help="a further name by which the service is reached; may be given several times",
+        help="a further name by which the service is reached; may be given several times (none)",
     )
     command.add_argument("--open", action="store_true", help="open the page in the browser")
     command.add_argument(

@@ -127,10 +127,15 @@ def size_of(uri: str) -> int:
         return 0
 
 
+def is_local(uri: str) -> bool:
+    """Whether a stored name is that of a local file; False for urls, and for other names."""
+    return os.path.isabs(uri) or uri.startswith("file://")  # noqa: PTH117
+
+
 def is_gone(uri: str) -> bool:
     """Whether a local photo's file is no more; False for urls, and where that cannot be told."""
     try:
-        path = local_path(uri) if os.path.isabs(uri) or uri.startswith("file://") else None  # noqa: PTH117
+        path = local_path(uri) if is_local(uri) else None
         if path is not None:
             os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):

@@ -24,6 +24,43 @@ _NOT_FOUND = "found by a scan, not by its key"
 
 
 @dataclass
+class Originals:
+    """What became of the files behind the rows.
+
+    Attributes:
+        gone: uris of the rows whose file is no more.
+        changed: uris of the rows whose file holds other bytes now.
+        unreadable: uris of the rows whose file is there, and cannot be read.
+        not_local: how many rows are of no local file, and were not looked at.
+    """
+
+    gone: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
+    not_local: int = 0
+
+    @property
+    def ok(self) -> bool:
+        """Whether every local file is there, and as it was."""
+        return not (self.gone or self.changed or self.unreadable)
+
+    def lines(self) -> list[str]:
+        """Return what is to be told, and done."""
+        told = [
+            f"photos: {len(self.gone)} gone, {len(self.changed)} changed, {len(self.unreadable)} "
+            f"unreadable; {self.not_local} are no local files"
+        ]
+        for what in ("gone", "changed", "unreadable"):
+            told += _named(what, [repr(uri) for uri in getattr(self, what)])
+        if self.gone or self.changed:
+            told.append(
+                "index the folders where they are now: moved photos keep their rows, changed ones "
+                "are encoded again, and --prune removes rows of deleted ones"
+            )
+        return told
+
+
+@dataclass
 class Verification:
     """What `InstanceCollection.verify` found.
 
@@ -43,6 +80,7 @@ class Verification:
         class_rows: what is wrong with the rows of class vectors.
         graph: what is wrong with the graph.
         augmented: what is wrong with the augmented descriptors.
+        originals: what became of the photos' files; None where they were not looked at.
     """
 
     rows: int
@@ -60,11 +98,13 @@ class Verification:
     class_rows: list[str] = field(default_factory=list)
     graph: list[str] = field(default_factory=list)
     augmented: list[str] = field(default_factory=list)
+    originals: Originals | None = None
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is lost, damaged, or back."""
-        return not (self.lost or self.returned or self.damaged or self._parts)
+        """Whether nothing is lost, damaged, or back, and no file that was looked at is another."""
+        files_ok = self.originals is None or self.originals.ok
+        return files_ok and not (self.lost or self.returned or self.damaged or self._parts)
 
     @property
     def _parts(self) -> list[str]:
@@ -101,6 +141,7 @@ class Verification:
         if self.damaged:
             lines.append("`cwf-milvus repair`, or adding their photos again, writes them anew")
         lines += self._parts
+        lines += self.originals.lines() if self.originals is not None else []
         return "\n".join([*lines, "ok" if self.ok else "not ok"])
 
 
