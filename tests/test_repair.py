@@ -13,6 +13,7 @@ from cwf_milvus.collection import InstanceCollection
 from cwf_milvus.encode.encoder import Encoder
 from cwf_milvus.errors import CollectionError, CwfError
 from cwf_milvus.index.repair import repair
+from cwf_milvus.store.lite_files import LiteFiles
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -109,6 +110,13 @@ def test_lost_photos_are_written_anew_and_lost_fields_are_told(database, tmp_pat
     (tmp_path / "other.db").mkdir()
     with pytest.raises(CwfError, match="there already"):
         repair(database, "photos", into=tmp_path / "other.db", progress=False)
+
+
+def test_a_log_whose_names_are_no_text_is_passed_over(database):  # found by a fuzzer
+    (log,) = database.glob("collections/photos/wal/wal_data_*.arrow")
+    log.write_bytes(log.read_bytes().replace(b"uri", b"\x97ri"))
+    files = LiteFiles(database / "collections" / "photos")
+    assert len(list(files.rows("uri"))) > 5
 
 
 def test_a_photo_that_is_gone_too_is_named_as_lost(undisturbed, database):

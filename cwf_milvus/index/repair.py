@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from cwf_milvus.encode.saved import Saved
 from cwf_milvus.errors import CollectionError, CwfError, ImageError
 from cwf_milvus.index.altogether import PhotosAltogether
 from cwf_milvus.index.metadata import MetadataSource
@@ -232,8 +233,7 @@ def _mend_encoder(collection: PhotosAltogether, outcome: Repair) -> None:
         with suppress(CwfError, TypeError):
             encoder = Encoder(whitening=whitening, **about["settings"])
             if encoder.fingerprint == about["fingerprint"]:
-                collection.sidecar.restore(encoder.state())
-                collection.encoder = encoder
+                collection.rewrite_encoder(Saved.from_files(encoder.state()))
                 outcome.made_again.append("the encoder, which is one that ships")
                 return
     outcome.left.append(

@@ -222,6 +222,8 @@ class LiteFiles:
                     schema = schema or self._log_schema(log)
                     batch = pa.ipc.read_record_batch(message, schema)
                     batch.validate(full=True)
+                    if "_seq" not in batch.schema.names:  # which may be no text
+                        raise ValueError("no rows of Milvus Lite")
                     found.append(batch)
                     if is_torn and not is_told:
                         is_told = True
