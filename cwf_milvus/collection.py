@@ -16,7 +16,6 @@ from cwf_milvus.store.names import Names
 from cwf_milvus.store.packing import PRECISIONS, Precision
 from cwf_milvus.store.refusals import check_name, checked_index
 from cwf_milvus.store.sidecar import Sidecar
-from cwf_milvus.store.verification import Verification, verify
 
 if TYPE_CHECKING:  # torch takes seconds, and much is done without it
     import torch
@@ -183,6 +182,7 @@ class InstanceCollection(PhotosAltogether):
         report_file: str | Path | None = None,
         workers: int | None = None,
         max_pixels: int | None = None,
+        shard: str | None = None,
     ) -> Report:
         """Read, encode and store photos.
 
@@ -208,6 +208,9 @@ class InstanceCollection(PhotosAltogether):
                 earlier run is gone on with; any other file is refused.
             workers: threads that read and decode; None for one a core, at most 16.
             max_pixels: largest photo that is read, in place of the encoder's own limit.
+            shard: ``3/8`` for the third of eight parts of these photos, told by their uris: eight
+                workers that know nothing of each other add all of them, each photo once. Not with
+                `prune`; photos that changed places keep the rows of their names.
 
         Returns:
             The counts, and each failed photo with its reason: one bad photo never ends a run.
@@ -233,6 +236,7 @@ class InstanceCollection(PhotosAltogether):
             report_file=report_file,
             workers=workers,
             max_pixels=max_pixels,
+            shard=shard,
         )
 
     @overload
@@ -351,34 +355,6 @@ class InstanceCollection(PhotosAltogether):
             min_certainty=min_certainty,
             max_pixels=max_pixels,
         )
-
-    # The whole
-
-    def verify(
-        self, *, accept: bool = False, quick: bool = False, files: bool = False
-    ) -> Verification:
-        """Check that every row is there and whole, and the encoder and the index too.
-
-        Rows that were stored just before a run was interrupted get the receipts that they lack.
-
-        Args:
-            accept: take the rows that there are as the right ones from now on, once lost photos
-                have been added again, or given up.
-            quick: read about 1,000 rows whole, spread over all, and no side collection but the
-                receipts and the encoder.
-            files: read the photos too, and name the rows whose local file is gone or changed.
-
-        Raises:
-            StoreError: Milvus failed.
-        """
-        with self._lock:
-            self.follow()
-            outcome = verify(self, accept=accept, quick=quick)
-        if files:
-            from cwf_milvus.index.originals import look_at_originals  # what decodes takes a while
-
-            outcome.originals = look_at_originals(self)
-        return outcome
 
     def drop(self) -> None:
         """Delete the collection with its encoder and all its photos' rows, and close.

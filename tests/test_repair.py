@@ -97,7 +97,7 @@ def test_every_damage_of_a_file_is_found_or_harmless_and_mended(
     alike(without_update(rows_of(outcome.uri), target), without_update(undisturbed[1], target))
 
 
-def test_lost_photos_are_written_anew_and_lost_fields_are_told(undisturbed, database):
+def test_lost_photos_are_written_anew_and_lost_fields_are_told(database, tmp_path):
     damage(database, "first segment", "truncated")
     outcome = repair(database, "photos", progress=False)
     assert outcome.ok
@@ -106,9 +106,9 @@ def test_lost_photos_are_written_anew_and_lost_fields_are_told(undisturbed, data
     assert "first segment" not in str(outcome)
     assert "data_000001_" in str(outcome)
     assert repair(database, "photos", progress=False).uri == outcome.uri  # as after a kill
-    (database.parent / "photos.repaired.db").rename(database.parent / "other.db")
+    (tmp_path / "other.db").mkdir()
     with pytest.raises(CwfError, match="there already"):
-        repair(database, "photos", into=database.parent / "other.db", progress=False)
+        repair(database, "photos", into=tmp_path / "other.db", progress=False)
 
 
 def test_a_photo_that_is_gone_too_is_named_as_lost(undisturbed, database):

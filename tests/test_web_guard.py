@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import socket
@@ -16,14 +17,15 @@ from typing import Any
 import httpx
 import PIL.Image
 import pytest
+from fastapi import HTTPException
 from operator_photos import fitted, write_photos
 from web_service import served
 
 from cwf_milvus.collection import InstanceCollection
 from cwf_milvus.errors import SettingsError
 from cwf_milvus.web.settings import ServeSettings
+from cwf_milvus.web.turns import Turns
 
-pytest.importorskip("fastapi", reason="pip install 'cwf-milvus[serve]'")
 TOKEN = "a-token-of-thirty-letters-or-so"
 
 
@@ -77,6 +79,7 @@ def test_addresses_and_localhost_are_its_own_names(client: httpx.Client, host: s
     [
         {"Origin": "http://evil.example"},
         {"Origin": "null"},
+        {"Origin": "http://[::1"},
         {"Origin": "http://localhost:1"},
         {"Sec-Fetch-Site": "cross-site"},
         {"Sec-Fetch-Site": "same-site"},
@@ -134,6 +137,8 @@ def test_a_token_that_can_be_guessed_is_refused_unsaid() -> None:
 def test_without_the_token_only_its_health_is_told(locked: httpx.Client) -> None:
     for path in ("/", "/api/photos", "/static/manual.css", "/metrics", "/api/openapi.json"):
         refused(locked.get(path), 401, "a token is needed")
+    page = locked.get("/", headers={"Accept": "text/html,*/*"})  # what a browser asks
+    assert page.text.startswith("a token is needed: open /?token=")
     assert locked.get("/healthz").status_code == 200
     assert locked.get("/readyz").status_code == 200
 
@@ -377,6 +382,24 @@ def test_slow_senders_hold_no_worker_and_are_let_go(client: httpx.Client) -> Non
             line.close()
 
 
+def test_what_all_senders_hold_together_is_bounded(client: httpx.Client) -> None:
+    head = (
+        "POST /api/queries HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n"
+        "Content-Length: 1200001\r\n\r\n"
+    )
+    senders = [lines(client) for _ in range(20)]  # of 1.2 MB, where all may hold 21 MB
+    try:
+        for line in senders:
+            line.sendall(head.encode() + bytes(1_200_000))
+        answers = [line.makefile("rb").readline() for line in senders]
+        refusals = [answer for answer in answers if answer.split()[1] == b"503"]
+        assert 1 <= len(refusals) <= 5
+    finally:
+        for line in senders:
+            line.close()
+    assert send(client, b"no photo").status_code == 422  # what was held was given back
+
+
 def test_endless_headers_are_cut_off(client: httpx.Client) -> None:
     with lines(client) as line:
         line.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n")
@@ -406,6 +429,30 @@ def test_a_full_house_says_when_to_come_again(stored: InstanceCollection, tmp_pa
         assert {answer.status_code for answer in answers} == {200, 503}
         assert all(int(answer.headers["retry-after"]) > 0 for answer in busy)
         assert search(0).status_code == 200
+
+
+def test_who_goes_away_while_waiting_leaves_the_place_to_the_next() -> None:
+    async def queue() -> None:
+        turns = Turns(1, 1)
+
+        async def wait() -> None:
+            async with turns.turn():
+                pass
+
+        async with turns.turn():
+            for _ in range(3):
+                waiting = asyncio.create_task(wait())
+                await asyncio.sleep(0)
+                assert turns.waiting == 1
+                with pytest.raises(HTTPException, match="try again"):
+                    await wait()
+                waiting.cancel()
+                await asyncio.gather(waiting, return_exceptions=True)
+                assert turns.waiting == 0
+        await wait()
+        assert turns.running == 0
+
+    asyncio.run(queue())
 
 
 # What is hidden

@@ -50,7 +50,7 @@ def address(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Itera
     folder = tmp_path_factory.mktemp("page")
     with (
         collection(folder / "photos.db") as made,
-        served({"photos": made}, folder, writable=True) as client,
+        served({"photos": made, "again": made}, folder, writable=True) as client,
     ):
         yield str(client.base_url).rstrip("/")
 
@@ -107,7 +107,7 @@ def test_several_boxes_need_the_photo_sent_once_and_a_new_one_cancels_the_search
     page.on("request", lambda one: one.method == "POST" and sent.append(urlsplit(one.url).path))
     drop(page, query, "image/jpeg")
     answered(page)
-    page.route("**/api/search?*", unanswered.append, times=1)
+    page.route("**/api/search?*", lambda route: unanswered.append(route), times=1)
     draw(page, (200, 20, 440, 280))
     until(lambda: page.evaluate("1") and unanswered)
     draw(page, BOX)
@@ -136,7 +136,6 @@ def test_handles_and_fields_move_the_box_by_keyboard(page: Page, query: Path) ->
     page.wait_for_url("**box=91%2C11%2C355%2C300")
     answered(page)
     assert "chelsea" in names(page)[0]
-    page.locator(".handle.se").focus()
     page.keyboard.press("Escape")
     assert numbers(page) == [0, 0, 451, 300]
     assert "box=" not in page.url
@@ -336,6 +335,49 @@ def test_photos_are_browsed_by_folder_and_field(page: Page) -> None:
     page.locator("#to-alike").click()
     expect(page.locator("#alike-words")).to_have_text("There are none.")
     expect(page.locator("#no-graph")).to_be_visible()
+
+
+def test_more_hits_come_with_scrolling(page: Page, query: Path) -> None:
+    def few(route: Any) -> None:
+        route.continue_(post_data=json.dumps({**route.request.post_data_json, "limit": 6}))
+
+    page.route("**/api/search?*", few)
+    drop(page, query, "image/jpeg")
+    n = int((page.locator("#count").text_content() or "").split()[0])
+
+    def all_are_there() -> bool:
+        page.evaluate("() => { scrollTo(0, 1e6); }")
+        return f"{n} photos" in (page.locator("#progress").text_content() or "")
+
+    until(all_are_there)
+    labels = page.locator("#hits button").evaluate_all("all => all.map((one) => one.ariaLabel)")
+    ranks = [int(label.partition(".")[0]) for label in labels]
+    assert ranks == list(range(ranks[0], n + 1))
+
+
+def test_another_collection_is_chosen(page: Page) -> None:
+    page.locator("#stored-photos button").first.click()
+    answered(page)
+    page.locator("#collection").select_option("again")
+    page.wait_for_url("**collection=again")
+    expect(page.locator("#start")).to_be_visible()
+    page.go_back()
+    answered(page)
+    expect(page.locator("#collection")).to_have_value("photos")
+
+
+def test_an_address_is_fetched_by_the_service_where_it_may(page: Page, query: Path) -> None:
+    expect(page.locator("#url-form")).to_be_hidden()
+    one = {"name": "photos", "photos": 9, "writable": False, "urls": True, "graph": False}
+    page.route("**/api/collections*", lambda route: route.fulfill(body=json.dumps([one])))
+    page.reload()
+    expect(page.locator("#add-label")).to_be_hidden()
+    refused: list[Any] = []
+    page.on("request", lambda sent: "queries" in sent.url and refused.append(sent.post_data_json))
+    page.locator("#url").fill("https://example.org/cat.jpg")
+    page.keyboard.press("Enter")
+    expect(page.locator("#asking-words")).to_contain_text("urls are not fetched here")
+    assert refused == [{"url": "https://example.org/cat.jpg"}]
 
 
 def test_photos_are_added_and_are_there(page: Page, query: Path, tmp_path: Path) -> None:

@@ -20,7 +20,6 @@ from cwf_milvus.collection import InstanceCollection
 from cwf_milvus.errors import FilterError, SettingsError
 from cwf_milvus.store.browsing import described_fields, groups, photos_after, same_bytes
 
-pytest.importorskip("fastapi", reason="pip install 'cwf-milvus[serve]'")
 DAYS = ("2023-12-31T23:59:59", "2024-01-01T00:00:00", "2024-01-01T12:00:00+02:00")
 
 
@@ -144,9 +143,9 @@ def test_a_group_over_http_leads_to_its_photos(client: httpx.Client) -> None:
 
 
 def test_a_collection_tells_what_it_is(client: httpx.Client) -> None:
-    assert client.get("/api/collections").json() == [
-        {"name": "photos", "photos": 12, "writable": False, "graph": True, "keypoints": True}
-    ]
+    (told,) = client.get("/api/collections").json()
+    expected = {"photos": 12, "writable": False, "urls": False, "graph": True, "keypoints": True}
+    assert told == {"name": "photos", **expected}
     info = client.get("/api/info").json()
     assert info["stages"] == ["regions", "spatial", "graph"]
     assert [field["name"] for field in info["fields"]] == ["colour", "exif_date", "year"]

@@ -14,7 +14,6 @@ from web_service import events, served
 
 from cwf_milvus.collection import InstanceCollection
 
-pytest.importorskip("fastapi", reason="pip install 'cwf-milvus[serve]'")
 BOX = list(CAT)
 
 

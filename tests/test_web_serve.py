@@ -23,7 +23,6 @@ from web_service import served
 from cwf_milvus.cli import main
 from cwf_milvus.collection import InstanceCollection
 
-pytest.importorskip("fastapi", reason="pip install 'cwf-milvus[serve]'")
 ROOT = Path(__file__).parents[1]
 TOKEN = "a-token-of-thirty-letters-or-so"
 
@@ -73,6 +72,8 @@ def test_sigterm_ends_open_requests_properly_and_closes_the_database(database: P
             assert names == ["photos", "more"]
             assert client.get("/readyz").status_code == 200
             assert TOKEN not in Path(f"/proc/{running.pid}/cmdline").read_text()
+            warm = client.post("/api/search", json={"like": ["cat"]})
+            assert warm.status_code == 200
             answers: list[int] = []
 
             def slowly() -> Iterator[bytes]:

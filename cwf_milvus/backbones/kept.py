@@ -133,10 +133,7 @@ def _read(place: Path, build: Callable[[], Backbone]) -> Converted | None:
         head = load(files[_HEAD])
     except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError):
         return None
-    import openvino  # takes a while, and few have it
-
-    model = openvino.Core().read_model(place / _MODEL)
-    return Converted(facts, model, (head["weight"], head["bias"]) if head else None, build)
+    return Converted(facts, place / _MODEL, (head["weight"], head["bias"]) if head else None, build)
 
 
 def _converted(place: Path, build: Callable[[], Backbone]) -> Converted:
@@ -176,7 +173,8 @@ def _converted(place: Path, build: Callable[[], Backbone]) -> Converted:
             "files": {name: _sha256(data) for name, data in files.items()},
         }
         _keep(place, {**files, _ABOUT: json.dumps(about).encode()})
-        return made
+        # As every later process reads it, so that all give the same vectors bit for bit.
+        return _read(place, build) or made
     warnings.warn(f"{source.name!r} is run by PyTorch, not by OpenVINO: {refused}", stacklevel=6)
     _keep(place, {_ABOUT: json.dumps({"refused": refused}).encode()})
     raise _Refused(refused)

@@ -10,6 +10,7 @@ from cwf_milvus.cli.options import (
     OK,
     SOME_FAILED,
     add_command,
+    index_option,
     progress_bar,
     quiet_option,
     token,
@@ -39,13 +40,7 @@ def add_copy(commands: Any) -> None:
         help="(%(default)s)",
     )
     command.add_argument("--as", dest="new_name", metavar="NAME", help="its name there (the same)")
-    command.add_argument(
-        "--index",
-        type=_index,
-        metavar="TYPE[,NAME=N...]",
-        help="of the descriptors on a server, such as HNSW,M=32,efConstruction=400 (as it was; "
-        "FLAT on Milvus Lite)",
-    )
+    index_option(command)
     quiet_option(command)
 
 
@@ -68,15 +63,3 @@ def run(arguments: argparse.Namespace) -> int:
     )
     print("\n".join(map(printable, str(done).splitlines())))
     return SOME_FAILED if done.damaged or done.left_out else OK
-
-
-def _index(text: str) -> dict[str, Any]:
-    """Return an index as Milvus takes it, for argparse."""
-    kind, *rest = text.split(",")
-    pairs = [one.partition("=") for one in rest]
-    if not kind or not all(name and value.isdecimal() for name, _, value in pairs):
-        raise argparse.ArgumentTypeError(
-            f"{text!r}: give a type, then its numbers, as in HNSW,M=32,efConstruction=400"
-        )
-    params = {name: int(value) for name, _, value in pairs}
-    return {"index_type": kind, **({"params": params} if params else {})}

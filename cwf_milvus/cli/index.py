@@ -82,6 +82,18 @@ def add_index(commands: Any) -> None:
         metavar="N",
         help="threads that read and decode (one a core, at most 16)",
     )
+    command.add_argument(
+        "--shard",
+        metavar="K/N",
+        help="the K-th of N parts of the photos, for N workers that know nothing of each other "
+        "(all)",
+    )
+    command.add_argument(
+        "--to-parquet",
+        metavar="DIR",
+        help="in place of --uri, write files that Milvus imports in bulk; DIR.db keeps what is "
+        "encoded, for the same command to go on (none)",
+    )
     pixels_option(command)
     made = command.add_argument_group("when the collection is created")
     made.add_argument("--backbone", metavar="NAME", help="the network (efficientnet_lite0)")
@@ -182,6 +194,10 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.uri, arguments.collection, token=token()
         ) as collection:
             return _told(collection.upgrade(progress=not arguments.quiet))
+    if arguments.to_parquet:
+        from cwf_milvus.store.parquet import checked_export, export_collection
+
+        arguments.uri = f"{checked_export(arguments.to_parquet)}.db"
     settings = _encoder_settings(arguments)
     place = (arguments.uri, arguments.collection)
     there = InstanceCollection.exists(*place, token=token())
@@ -200,6 +216,7 @@ def run(arguments: argparse.Namespace) -> int:
             prune=arguments.prune,
             prune_anyway=arguments.prune_anyway,
             report_file=arguments.report,
+            shard=arguments.shard,
         )
         collection = InstanceCollection.create(
             *place,
@@ -207,6 +224,7 @@ def run(arguments: argparse.Namespace) -> int:
             token=token(),
             class_rows=arguments.class_rows,
             precision=arguments.precision,
+            exist_ok=True,  # another worker may have made it meanwhile
         )
     with collection:
         if there:
@@ -229,8 +247,12 @@ def run(arguments: argparse.Namespace) -> int:
             report_file=arguments.report,
             workers=arguments.workers,
             max_pixels=arguments.max_pixels,
+            shard=arguments.shard,
         )
-    if not report.n_photos:
+        if arguments.to_parquet:
+            bar = progress_bar(arguments.quiet, "exporting")
+            print(printable(str(export_collection(collection, arguments.to_parquet, progress=bar))))
+    if not report.n_photos and not arguments.shard:
         print(f"no photo found: {READ}", file=sys.stderr)
     return _told(report)
 

@@ -135,6 +135,29 @@ def quiet_option(command: argparse.ArgumentParser) -> None:
     )
 
 
+def index_option(command: argparse.ArgumentParser) -> None:
+    """Add --index, of a collection that is made of another."""
+    command.add_argument(
+        "--index",
+        type=_index,
+        metavar="TYPE[,NAME=N...]",
+        help="of the descriptors on a server, such as HNSW,M=32,efConstruction=400 (as it was; "
+        "FLAT on Milvus Lite)",
+    )
+
+
+def _index(text: str) -> dict[str, Any]:
+    """Return an index as Milvus takes it, for argparse."""
+    kind, *rest = text.split(",")
+    pairs = [one.partition("=") for one in rest]
+    if not kind or not all(name and value.isdecimal() for name, _, value in pairs):
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: give a type, then its numbers, as in HNSW,M=32,efConstruction=400"
+        )
+    params = {name: int(value) for name, _, value in pairs}
+    return {"index_type": kind, **({"params": params} if params else {})}
+
+
 def positive(text: str) -> int:
     """Return a whole number of at least 1, for argparse."""
     if not text.isdecimal() or not int(text):

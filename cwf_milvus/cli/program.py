@@ -40,6 +40,7 @@ from cwf_milvus.cli.options import (
     note,
     quiet_option,
 )
+from cwf_milvus.cli.parquet import add_export, add_import
 from cwf_milvus.cli.remove import add_relocate, add_remove
 from cwf_milvus.cli.repair import add_repair
 from cwf_milvus.cli.search import add_search
@@ -148,6 +149,8 @@ def build_parser() -> argparse.ArgumentParser:
         add_remove,
         add_relocate,
         add_copy,
+        add_export,
+        add_import,
         add_classes,
         add_explain,
         add_evaluate,

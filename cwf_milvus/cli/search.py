@@ -86,6 +86,9 @@ def add_search(commands: Any) -> None:
     )
     command.add_argument("--json", action="store_true", help="print JSON, an object a query")
     command.add_argument("--html", metavar="FILE", help="write a page with pictures (no page)")
+    command.add_argument(
+        "--hide-paths", action="store_true", help="on the page, photos without folders and hosts"
+    )
     pixels_option(command)
     network_options(command)
 
@@ -98,6 +101,9 @@ def _stages(named: list[str] | None) -> str | list[str]:
 def run(arguments: argparse.Namespace) -> int:
     """Search, print the hits and write the page; returns the exit status."""
     from cwf_milvus.collection import InstanceCollection
+    from cwf_milvus.store.sparse import no_sparse_matrices
+
+    no_sparse_matrices()
 
     boxes = [None if box == "-" else box for box in arguments.box or []]
     if boxes and len(boxes) != len(arguments.query):
@@ -133,7 +139,9 @@ def run(arguments: argparse.Namespace) -> int:
             from cwf_milvus.answers.page import save_page
 
             shown = [(hits.query, hits, hits.found) for hits in answers]
-            page = save_page(shown, arguments.html, arguments.show or None)
+            page = save_page(
+                shown, arguments.html, arguments.show or None, hide_paths=arguments.hide_paths
+            )
             note(arguments, f"written: {page}")
     for hits in answers:
         if arguments.json:

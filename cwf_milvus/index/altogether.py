@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from cwf_milvus.store.augmentation import Augmentation, Augmented, augment
 from cwf_milvus.store.moves import MovableRows
+from cwf_milvus.store.verification import Verification, verify
 
 if TYPE_CHECKING:  # scipy's sparse arrays take a while, and much is done without them
     from cwf_milvus.index.alike import Duplicates, Neighbour
@@ -107,3 +108,29 @@ class PhotosAltogether(MovableRows):
         from cwf_milvus.index.upgrade import add_keypoints  # OpenCV takes a while
 
         return add_keypoints(self, progress=progress)
+
+    def verify(
+        self, *, accept: bool = False, quick: bool = False, files: bool = False
+    ) -> Verification:
+        """Check that every row is there and whole, and the encoder and the index too.
+
+        Rows that were stored just before a run was interrupted get the receipts that they lack.
+
+        Args:
+            accept: take the rows that there are as the right ones from now on, once lost photos
+                have been added again, or given up.
+            quick: read about 1,000 rows whole, spread over all, and no side collection but the
+                receipts and the encoder.
+            files: read the photos too, and name the rows whose local file is gone or changed.
+
+        Raises:
+            StoreError: Milvus failed.
+        """
+        with self._lock:
+            self.follow()
+            outcome = verify(self, accept=accept, quick=quick)
+        if files:
+            from cwf_milvus.index.originals import look_at_originals  # what decodes takes a while
+
+            outcome.originals = look_at_originals(self)
+        return outcome

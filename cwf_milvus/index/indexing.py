@@ -26,6 +26,7 @@ from cwf_milvus.index.moved import Standing
 from cwf_milvus.index.pruning import gone_photos, without_deleted
 from cwf_milvus.index.report import Journal, Report
 from cwf_milvus.index.report_files import opened
+from cwf_milvus.index.sharding import Shard
 from cwf_milvus.photos.exif import exif_fields
 from cwf_milvus.photos.images import Image, load_image
 from cwf_milvus.photos.limits import READING
@@ -65,10 +66,12 @@ def index_photos(
     report_file: str | Path | None = None,
     workers: int | None = None,
     max_pixels: int | None = None,
+    shard: str | None = None,
 ) -> Report:
     """Add photos to a collection; see `InstanceCollection.add`, which takes the same."""
     started = time.monotonic()
     prune = prune or prune_anyway
+    part = _checked_shard(shard, prune)
     items, folders, notes, passed = _plan(photos, metadata, prune, prune_anyway)
     if workers is not None and workers < 1:
         raise SettingsError(f"workers={workers}: give a whole number of at least 1")
@@ -76,6 +79,8 @@ def index_photos(
         warnings.warn(notice, stacklevel=2)
     for uri, _ in items:
         collection.layout.checked_metadata(uri, notes.of(uri))
+    if part is not None:
+        items = [item for item in items if part.has(item[0])]
     report = Report()
     encoder = collection.encoder
     limit = encoder.max_pixels if max_pixels is None else max_pixels
@@ -94,7 +99,7 @@ def index_photos(
             with (
                 _Writer(collection, journal, bar, replace_metadata) as writer,
                 closing(
-                    _readable(collection, items, reader, workers or worker_count(), writer)
+                    _readable(collection, items, reader, workers or worker_count(), writer, part)
                 ) as ready,
             ):
                 for batch in batches(ready, size, _grid):
@@ -104,9 +109,9 @@ def index_photos(
                 here = {uri for uri, _ in items}
                 gone = gone_photos(collection, here, folders, anyway=prune_anyway)
                 for start in range(0, len(gone), _LOOKUP):
-                    part = gone[start : start + _LOOKUP]
-                    report.pruned += collection.remove(part)
-                    for uri in part:
+                    uris = gone[start : start + _LOOKUP]
+                    report.pruned += collection.remove(uris)
+                    for uri in uris:
                         journal.line(uri, "pruned")
         finally:
             report.seconds = time.monotonic() - started
@@ -120,11 +125,24 @@ def check_inputs(
     prune: bool = False,
     prune_anyway: bool = False,
     report_file: str | Path | None = None,
+    shard: str | None = None,
 ) -> None:
     """Raise what `index_photos` would for inputs that cannot be used, ahead of longer work."""
+    _checked_shard(shard, prune or prune_anyway)
     _plan(photos, metadata, prune or prune_anyway, prune_anyway)
     if report_file is not None:
         opened(report_file).close()
+
+
+def _checked_shard(shard: str | None, prune: bool) -> Shard | None:
+    if shard is None:
+        return None
+    if prune:
+        raise SettingsError(
+            f"shard {shard} with prune: another worker may yet have to move the row of a photo "
+            "that was renamed. Prune in a run without a shard, once all workers are done"
+        )
+    return Shard.of_text(shard)
 
 
 def _plan(
@@ -160,10 +178,11 @@ def _readable(
     reader: _Reader,
     workers: int,
     writer: _Writer,
+    part: Shard | None,
 ) -> Generator[_Photo, None, None]:
     """Yield the photos to encode, in order, decoded ahead of time by `workers` threads."""
     ahead = 2 * workers + 2 * collection.encoder.batch_size
-    standing = Standing(collection, items, workers)
+    standing = Standing(collection, items, workers, part)
     with ThreadPoolExecutor(workers, thread_name_prefix="cwf-read") as pool:
         waiting: deque[Future[_Photo]] = deque()
         try:

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePath
 
 from cwf_milvus.errors import ImageError
+from cwf_milvus.index.sharding import Shard
 from cwf_milvus.photos.limits import READING
 from cwf_milvus.photos.sources import is_gone, local_path, read_bytes, size_of
 from cwf_milvus.store.moves import MovableRows
@@ -29,6 +30,8 @@ class Standing:
         collection: whose rows are held against the files.
         items: (uri, source) of the run's photos.
         workers: threads that read.
+        part: the part of all photos that `items` are; None for all. In a part, photos at new names
+            alone take over rows: which of the others changed places is seen by nobody.
 
     Attributes:
         known: uri to content of the photos that are stored under the uri that they have now.
@@ -41,9 +44,13 @@ class Standing:
     """
 
     def __init__(
-        self, collection: MovableRows, items: Sequence[tuple[str, object]], workers: int
+        self,
+        collection: MovableRows,
+        items: Sequence[tuple[str, object]],
+        workers: int,
+        part: Shard | None = None,
     ) -> None:
-        collection.end_moves()
+        collection.end_moves(None if part is None else part.has)
         self.known: dict[str, str] = {}
         self.same: set[str] = set()
         self.damaged: set[str] = set()
@@ -51,15 +58,15 @@ class Standing:
         if not collection.count():
             return
         for start in range(0, len(items), _LOOKUP):
-            part = items[start : start + _LOOKUP]
-            self.known |= collection.known([uri for uri, _ in part])
+            some = items[start : start + _LOOKUP]
+            self.known |= collection.known([uri for uri, _ in some])
         files = {uri: source for uri, source in items if isinstance(source, str)}
         with ThreadPoolExecutor(workers, thread_name_prefix="cwf-hash") as pool:
             here = _contents(pool, {uri: f for uri, f in files.items() if uri in self.known})
             alike = {uri for uri, content in here.items() if content == self.known[uri]}
             self.damaged = damaged_rows(collection, {*alike, *(self.known.keys() - files.keys())})
             self.same = alike - self.damaged
-            changed = here.keys() - alike
+            changed = here.keys() - alike if part is None else set()
             new = {
                 uri: file
                 for uri, file in files.items()

@@ -20,7 +20,7 @@ from cwf_milvus.store.lite_files import damaged_files, held
 from cwf_milvus.store.making import remake_index
 from cwf_milvus.store.refusals import check_name
 from cwf_milvus.store.rows import as_row
-from cwf_milvus.store.salvage import Salvage, salvage
+from cwf_milvus.store.salvage import Salvage, is_saved_from, salvage
 from cwf_milvus.store.verification import Verification, verify
 
 _NAMED = 20  # photos of each kind that the text names
@@ -69,7 +69,10 @@ class Repair:
         if self.salvage is not None:
             lines += [f"damaged: {line}" for line in self.salvage.damaged]
             saved = ", ".join(f"{n} rows of {name}" for name, n in self.salvage.saved.items())
-            lines.append(f"saved into {self.uri}: {saved}; the old database is left as it was")
+            lines.append(
+                f"saved into {self.uri}: {saved or 'by an earlier run'}; the old database is left "
+                f"as it was. From now on use --uri {self.uri}, or give it the old one's name"
+            )
             lines += [f"lost: {line}" for line in self.salvage.lost]
         lines += [f"made again: {line}" for line in self.made_again]
         lines += _named("written anew", self.written)
@@ -138,8 +141,8 @@ def _whole_place(uri: str, into: str | Path | None) -> tuple[str, Salvage | None
     if not damaged:
         return uri, None
     target = Path(into) if into is not None else Path(path).with_suffix(".repaired.db")
-    if target.exists() and into is None and not damaged_files(target):
-        return str(target), Salvage(str(target), damaged)  # of a run that was killed
+    if is_saved_from(target, path) and not damaged_files(target):
+        return str(target), Salvage(str(target), damaged)  # by a run that was killed
     return str(target), salvage(path, target)
 
 

@@ -127,7 +127,7 @@ class FittedWhitening:
         for name, tensor in tensors.items():
             if tensor.is_floating_point() != (name != "n_samples"):
                 raise WhiteningError(f"damaged whitening: {name} is of {tensor.dtype}")
-            if not tensor.double().isfinite().all():
+            if not tensor.isfinite().all():
                 raise WhiteningError(f"damaged whitening: {name} holds NaN or infinity")
         d, k = components.shape
         n_samples = int(scalars[0])
@@ -142,7 +142,9 @@ class FittedWhitening:
         whitening._solution = Solution(
             *(tensor.detach().cpu().float().numpy() for tensor in (mean, components, variance))
         )
-        if not all(part.isfinite().all() for part in whitening._map_on(torch.device("cpu"))):
+        if whitening._may_overflow() and not all(
+            part.isfinite().all() for part in whitening._map_on(torch.device("cpu"))
+        ):
             raise WhiteningError("damaged whitening: its numbers overflow float32")
         return whitening
 
@@ -170,6 +172,16 @@ class FittedWhitening:
         """Return the components."""
         solution: Solution = self.__dict__["_solution"]
         return solution
+
+    def _may_overflow(self) -> bool:
+        """Tell whether the map's numbers are not far below the largest float32, by bounds alone."""
+        mean, components, variance = self._solve()
+        with np.errstate(all="ignore"):
+            floor = self.eps * float(variance.max())
+            scale = max(float(variance.min()), floor) ** -self.power if floor > 0 else np.inf
+            largest = float(np.abs(components).max()) * scale
+            bound = largest * max(1.0, float(np.abs(mean).sum(dtype=np.float64)))
+        return not bound < np.finfo(np.float32).max / 2
 
     def _transform(self, x: Tensor) -> Tensor:
         weight, offset = self._map_on(x.device)

@@ -148,7 +148,6 @@ def _serve(path: str, shown: str) -> None:
     name: Any = f"{folder}/lite"  # takes the place of the port
     try:
         server, database, _ = start_server_in_thread(path, "unix", name)
-        drop_unmade(path)
         damaged = drop_damaged(path)
     except Exception as error:  # whatever a damaged file makes Milvus Lite raise
         shutil.rmtree(folder, ignore_errors=True)
@@ -167,9 +166,10 @@ def _serve(path: str, shown: str) -> None:
 
 
 def _check_files(path: str, shown: str) -> None:
-    """Refuse a database of whose damaged files Milvus Lite would delete what can be read yet."""
+    """Refuse a database with damaged files: Milvus Lite would delete what can be read of them."""
     try:
         with held(path):
+            drop_unmade(path)
             damaged = damaged_files(path)
     except (StoreError, OSError):  # in use, or none yet: Milvus Lite says so
         return

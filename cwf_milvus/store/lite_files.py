@@ -248,9 +248,9 @@ class LiteFiles:
         return getattr(arrow_builder, build)(schema)
 
     def _say(self, file: Path, what: str) -> None:
-        line = f"{self.folder.name}/{file.relative_to(self.folder)} {what}"
-        if line not in self.damaged:
-            self.damaged.append(line)
+        named = f"{self.folder.name}/{file.relative_to(self.folder)} "
+        if not any(line.startswith(named) for line in self.damaged):
+            self.damaged.append(named + what)
 
 
 def damaged_files(database: str | Path, *, whole: bool = False) -> list[str]:

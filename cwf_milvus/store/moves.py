@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -72,15 +72,20 @@ class MovableRows(PhotoRows):
                 self.remove(list(part))
                 pending.done(part)
 
-    def end_moves(self) -> None:
+    def end_moves(self, ours: Callable[[str], bool] | None = None) -> None:
         """End the moves that an earlier run was killed in.
+
+        Args:
+            ours: tells by a photo's new uri whether its move is ours to end, where others may be at
+                work; None for all.
 
         Raises:
             StoreError: Milvus failed.
         """
         with self._lock:
             pending = PendingMoves(self.sidecar)
-            pairs = pending.read()
+            begun = pending.read()
+            pairs = {old: new for old, new in begun.items() if ours is None or ours(new)}
             if not pairs:
                 return
             there = self.known([*pairs, *pairs.values()])

@@ -159,10 +159,11 @@ def unpack_boxes(text: str) -> np.ndarray:
     Raises:
         CollectionError: a text that is damaged.
     """
-    return _shaped(np.frombuffer(decoded(text), "<f4"), 4).astype(np.float32)
+    rows = _shaped(np.frombuffer(decoded(text), np.uint8), 4 * _BOX.itemsize)
+    return rows.view(_BOX).astype(np.float32)
 
 
-_SCALE = np.dtype("<f4")
+_BOX = _SCALE = np.dtype("<f4")
 _LEVELS = 127
 
 

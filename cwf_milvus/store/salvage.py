@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -23,6 +24,7 @@ from cwf_milvus.store.refusals import SIDES, checked_index
 from cwf_milvus.store.sidecar import Sidecar, sidecar_schema
 
 _MANIFEST = "manifest"
+_ORIGIN = "salvaged-from.txt"  # beside the new database's collections
 
 
 @dataclass
@@ -71,8 +73,17 @@ def salvage(database: str | Path, into: str | Path) -> Salvage:
             f"nothing of {str(source)!r} can be saved: "
             + "; ".join(outcome.lost or ["it has no collection of cwf-milvus"])
         )
+    (part / _ORIGIN).write_text(os.path.realpath(source))
     part.rename(target)
     return outcome
+
+
+def is_saved_from(target: str | Path, database: str | Path) -> bool:
+    """Tell whether a database is what was saved of another one earlier."""
+    try:
+        return (Path(target) / _ORIGIN).read_text() == os.path.realpath(database)
+    except (OSError, ValueError):
+        return False
 
 
 def _save(name: str, folders: Mapping[str, Path], part: Path, outcome: Salvage) -> None:

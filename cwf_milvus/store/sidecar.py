@@ -303,7 +303,7 @@ class Sidecar(SideCollection):
 
 
 def sidecar_schema() -> CollectionSchema:
-    """Return the fields of a `Sidecar`."""
+    """Return the fields of a `Sidecar`, which is made ahead of its collection."""
     schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
     schema.add_field("key", DataType.VARCHAR, is_primary=True, max_length=256)
     schema.add_field("value", DataType.VARCHAR, max_length=FIELD_BYTES)

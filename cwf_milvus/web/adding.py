@@ -20,8 +20,8 @@ from cwf_milvus.photos import formats
 from cwf_milvus.photos.sources import checked_size
 from cwf_milvus.web.answering import event, words_of
 from cwf_milvus.web.asking import EVENTS, FAILURES, Chosen, Served
+from cwf_milvus.web.bodies import MOST_ADDED
 from cwf_milvus.web.decoding import read_photo
-from cwf_milvus.web.guard import MOST_ADDED
 from cwf_milvus.web.service import Service
 from cwf_milvus.web.wire import Added, AddedCounts, Failure, Outcome
 

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import ipaddress
 import json
-import time
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-import anyio
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from cwf_milvus.web.bodies import Bodies, Refused, drained
 from cwf_milvus.web.settings import TOKEN, ServeSettings
 
 COOKIE = "cwf_milvus_serve"
-MOST_ADDED = 256
-"""Photos that a request may bring to be stored."""
-_ADDED_AT_ONCE = 16  # times the bytes of a photo that they may have together
-_DRAINED_BYTES, _DRAINED_SECONDS = 64 * 2**20, 5.0  # of what is refused as too large
+_RETRY_SECONDS = "2"
 _OPEN = ("/healthz", "/readyz")  # for those who watch the service, who have no token
-_PACE = 64 * 2**10  # bytes a second that a sender must keep, after _GRACE
-_GRACE = 5.0  # seconds
 _POLICY = "; ".join(
     [
         "default-src 'none'",
@@ -46,15 +41,6 @@ _HEADERS = {
 }
 
 
-class Refused(Exception):
-    """A request that gets no further."""
-
-    def __init__(self, status: int, reason: str) -> None:
-        super().__init__(reason)
-        self.status = status
-        self.reason = reason
-
-
 class Guard:
     """Lets requests through to the application that are meant for it, and come from its own page.
 
@@ -70,6 +56,7 @@ class Guard:
         self.app = app
         self.settings = settings
         self._names = {"localhost", settings.host.lower(), *(n.lower() for n in settings.names)}
+        self._bodies = Bodies(settings)
         self._cookie = cookie_of(settings.token) if settings.token else ""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -100,13 +87,18 @@ class Guard:
             if await self._log_in(scope, with_headers):
                 return
             self._check_token(scope, headers)
-            limited = self._limited(scope, headers, receive)
-            await self.app(scope, limited, with_headers)
+            with self._bodies.bounded(scope["path"], headers, receive) as bounded:
+                await self.app(scope, bounded, with_headers)
+        except asyncio.CancelledError:  # the service ends, and this took too long
+            if not started:
+                ending = Refused(503, "the service is ending: try again when it is back")
+                await _answer(with_headers, ending, Headers(scope=scope))
+            raise
         except Refused as refusal:
             if not started:
                 if refusal.status == 413:
-                    await _drained(receive)
-                await _answer(with_headers, refusal)
+                    await drained(receive)
+                await _answer(with_headers, refusal, Headers(scope=scope))
 
     def _check_host(self, headers: Headers) -> None:
         hosts = headers.getlist("host")
@@ -125,7 +117,8 @@ class Guard:
 
     def _check_origin(self, scope: Scope, headers: Headers) -> None:
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != headers["host"].lower():
+        # Whether http or https came to a proxy before this is not known here.
+        if origin is not None and origin.lower().partition("://")[2] != headers["host"].lower():
             raise Refused(403, "the request comes from another site's page: open the service's own")
         site = headers.get("sec-fetch-site", "none")
         is_link = (
@@ -172,37 +165,6 @@ class Guard:
                 "service was started with, or send it as 'Authorization: Bearer ...'",
             )
 
-    def _limited(self, scope: Scope, headers: Headers, receive: Receive) -> Receive:
-        """Return what receives a body no larger and no slower than may be."""
-        times = _ADDED_AT_ONCE if scope["path"] == "/api/photos" else 1
-        most = times * self.settings.max_bytes + 2**20
-        seconds = times * self.settings.body_seconds
-        started, received = time.monotonic(), 0
-        declared = headers.get("content-length", "0")
-        too_large = Refused(
-            413, f"the request is above the limit of {most - 2**20:,} bytes: send less"
-        )
-        if not declared.isascii() or not declared.isdigit() or int(declared[:20]) > most:
-            raise too_large
-        is_whole = False
-
-        async def receive_some() -> Message:
-            nonlocal received, is_whole
-            if is_whole:  # what is waited for now is the end of the connection
-                return await receive()
-            spent = time.monotonic() - started
-            left = min(seconds, _GRACE + received / _PACE) - spent
-            with anyio.move_on_after(max(0.0, left)):
-                message = await receive()
-                received += len(message.get("body", b""))
-                is_whole = not message.get("more_body", False)
-                if received > most:
-                    raise too_large
-                return message
-            raise Refused(408, "the request came too slowly: send it again on a better connection")
-
-        return receive_some
-
 
 def cookie_of(token: str) -> str:
     """Return what the page's cookie holds in place of the token itself."""
@@ -222,22 +184,15 @@ def _is_address(name: str) -> bool:
     return True
 
 
-async def _drained(receive: Receive) -> None:
-    """Take what still comes, within bounds: a browser reads no answer before it has sent all."""
-    left = _DRAINED_BYTES
-    with anyio.move_on_after(_DRAINED_SECONDS):
-        while left > 0:
-            message = await receive()
-            left -= len(message.get("body", b""))
-            if not message.get("more_body", False):
-                return
-
-
-async def _answer(send: Send, refusal: Refused) -> None:
-    body = json.dumps({"error": refusal.reason}).encode()
-    headers = {"Content-Type": "application/json", "Connection": "close"}
+async def _answer(send: Send, refusal: Refused, asked: Headers) -> None:
+    body, kind = json.dumps({"error": refusal.reason}).encode(), "application/json"
+    if "text/html" in asked.get("accept", ""):  # a person opened it
+        body, kind = f"{refusal.reason}\n".encode(), "text/plain; charset=utf-8"
+    headers = {"Content-Type": kind, "Connection": "close"}
     if refusal.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
+    if refusal.status == 503:
+        headers["Retry-After"] = _RETRY_SECONDS
     await _send(send, refusal.status, body, headers)
 
 

@@ -77,7 +77,7 @@ export class Answering {
   narrow(certainty) {
     const hidden = new Set(this.state?.unlike);
     this.visible = this.hits.filter(
-      (hit) => !hidden.has(hit.uri) && (certainty === 0 || (hit.certainty ?? 0) * 100 >= certainty),
+      (hit) => !hidden.has(hit.uri) && (certainty === 0 || (percentOf(hit) ?? 0) >= certainty),
     );
     this.grid.caption = this.hits.some((hit) => Object.keys(hit.fields).length) ? 5.9 : 4.7;
     this.grid.renew();
@@ -163,14 +163,17 @@ function askedOf(state, offset) {
     filter: filter || null,
     limit: PAGE,
     offset,
-    min_certainty: certainty ? certainty / 100 : null,
+    min_certainty: certainty ? (certainty - 0.5) / 100 : null, // as rounded on the cards
   };
 }
+
+/** How sure, in hundredths; null where it cannot be told. */
+const percentOf = (hit) => (hit.certainty === null ? null : Math.round(hit.certainty * 100));
 
 /** How sure, in words and as a number. */
 export function certaintyOf(hit) {
   if (hit.certainty === null) return el("span", { class: "certainty" }, `score ${hit.score.toFixed(3)}`);
-  const percent = Math.round(hit.certainty * 100);
+  const percent = percentOf(hit);
   const bar = el("meter", { min: 0, max: 100, value: percent, "aria-hidden": "true" });
   return el("span", { class: "certainty" }, el("span", {}, hit.certainty_words), " ", bar, el("b", {}, `${percent}\u00a0%`));
 }
@@ -192,6 +195,6 @@ function card(hit, open) {
 }
 
 function cardInWords(hit) {
-  const sure = hit.certainty === null ? "" : `${hit.certainty_words}, ${Math.round(hit.certainty * 100)} percent`;
+  const sure = hit.certainty === null ? "" : `${hit.certainty_words}, ${percentOf(hit)} percent`;
   return [`${hit.rank}. ${hit.name}`, sure, frameInWords(hit)].filter(Boolean).join(", ");
 }

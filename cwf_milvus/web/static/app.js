@@ -28,7 +28,9 @@ adding(() => {
 
 /** Change the state: a new address, and what follows from it. */
 function go(changes, { replace = false } = {}) {
+  const before = addressOf(state);
   state = { ...state, ...changes };
+  replace ||= addressOf(state) === before;
   const opened = Boolean(changes.photo) && (!replace || history.state?.opened);
   history[replace ? "replaceState" : "pushState"]({ opened }, "", addressOf(state));
   show();

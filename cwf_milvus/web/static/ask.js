@@ -5,6 +5,7 @@ import { BoxTool } from "./box.js";
 import { byId, el, named, photo } from "./dom.js";
 
 const SHOWN = 1024; // pixels of a stored query photo
+const KEPT = 8; // pictures of photos that were sent
 const OFFERED = 6; // stored photos to begin with
 
 export class Asking {
@@ -19,7 +20,11 @@ export class Asking {
     this.picture = byId("query-picture");
     byId("exactly").open = matchMedia("(min-width: 48rem)").matches;
     this.tool = new BoxTool(this.stage, byId("numbers"), (box) => go({ box, photo: null }));
-    byId("whole").addEventListener("click", () => go({ box: null }));
+    byId("whole").addEventListener("click", () => this.tool.whole());
+    addEventListener("keydown", (event) => {
+      const is_elsewhere = event.target.closest("dialog, #filter-form, #url-form");
+      if (event.key === "Escape" && !is_elsewhere && !byId("search").hidden && this.shown) this.tool.whole();
+    });
     for (const id of ["choose", "camera"]) {
       byId(id).addEventListener("change", (event) => {
         this.#take(event.target.files);
@@ -73,13 +78,22 @@ export class Asking {
     this.say(words);
     try {
       const { query, width, height } = await sending(running.signal);
-      this.sent.set(query, { width, height, picture: file && (await this.#own(file, width, height)) });
+      this.#keep(query, { width, height, picture: file && (await this.#own(file, width, height)) });
       if (!running.signal.aborted) {
         this.go({ view: "search", query, uri: null, box: null, like: [], unlike: [], photo: null });
       }
     } catch (error) {
       if (error.name !== "AbortError") this.say(error);
     }
+  }
+
+  /** Keep what was sent last; the service has the pictures of those before. */
+  #keep(query, photo) {
+    this.sent.set(query, photo);
+    if (this.sent.size <= KEPT) return;
+    const [oldest, { picture }] = this.sent.entries().next().value;
+    this.sent.delete(oldest);
+    if (picture) URL.revokeObjectURL(picture);
   }
 
   /** The photo as the browser shows it, where it can and turns it the way that the service does. */

@@ -43,8 +43,6 @@ export class BoxTool {
     stage.addEventListener("pointermove", (event) => this.#move(event));
     stage.addEventListener("pointerup", (event) => this.#end(event));
     stage.addEventListener("pointercancel", () => this.#cancel());
-    stage.addEventListener("keydown", (event) => this.#escape(event));
-    numbers.addEventListener("keydown", (event) => this.#escape(event));
   }
 
   /** Show a photo of this width and height with a box, or null for the whole. */
@@ -55,7 +53,15 @@ export class BoxTool {
     this.#set(box && this.#within(box));
   }
 
-  #whole() {
+  /** Take the whole photo. */
+  whole() {
+    this.drag = null;
+    if (this.box === null) return;
+    this.#set(null);
+    this.#tell();
+  }
+
+  #edges() {
     return [0, 0, ...this.size];
   }
 
@@ -71,8 +77,8 @@ export class BoxTool {
   }
 
   #set(box) {
-    this.box = box && box.join() === this.#whole().join() ? null : box;
-    const [left, top, right, bottom] = this.box ?? this.#whole();
+    this.box = box && box.join() === this.#edges().join() ? null : box;
+    const [left, top, right, bottom] = this.box ?? this.#edges();
     const [width, height] = this.size;
     this.stage.classList.toggle("whole", this.box === null);
     this.shade.setAttribute("d", `M0 0H${width}V${height}H0ZM${left} ${top}V${bottom}H${right}V${top}Z`);
@@ -108,7 +114,7 @@ export class BoxTool {
 
   #field(side, index) {
     const change = (event) => {
-      const box = [...(this.box ?? this.#whole())];
+      const box = [...(this.box ?? this.#edges())];
       box[index] = Number(event.target.value);
       this.#set(this.#within(box));
       this.#tell();
@@ -121,7 +127,7 @@ export class BoxTool {
     event.preventDefault();
     const pixels = event.ctrlKey || event.metaKey ? 100 : event.shiftKey ? 10 : 1;
     const [dx, dy] = STEPS[event.key].map((way) => way * pixels);
-    this.#set(this.#moved(this.box ?? this.#whole(), at, dx, dy));
+    this.#set(this.#moved(this.box ?? this.#edges(), at, dx, dy));
   }
 
   /** The box with a handle moved; a side stops a pixel before the one across. */
@@ -133,14 +139,6 @@ export class BoxTool {
     if (at.includes("n")) top = between(top + dy, 0, bottom - 1);
     if (at.includes("s")) bottom = between(bottom + dy, top + 1, height);
     return [left, top, right, bottom];
-  }
-
-  #escape(event) {
-    if (event.key !== "Escape") return;
-    event.preventDefault();
-    this.drag = null;
-    this.#set(null);
-    this.#tell();
   }
 
   #place(event) {
@@ -165,7 +163,7 @@ export class BoxTool {
     if (!drag.moved && far < A_TAP) return;
     drag.moved = true;
     const [x, y] = this.#place(event);
-    if (drag.at) this.#set(this.#moved(drag.before ?? this.#whole(), drag.at, x - drag.x, y - drag.y));
+    if (drag.at) this.#set(this.#moved(drag.before ?? this.#edges(), drag.at, x - drag.x, y - drag.y));
     else this.#set(this.#within([drag.x, drag.y, x, y]));
   }
 

@@ -83,8 +83,12 @@ export class Detail {
     const button = (words, work, kind = "") => el("button", { type: "button", class: kind, click: work }, words);
     const copied = el("span", { class: "quiet", role: "status" });
     const copy = async () => {
-      await navigator.clipboard.writeText(uri);
-      copied.textContent = "Copied.";
+      try {
+        await navigator.clipboard.writeText(uri);
+        copied.textContent = "Copied.";
+      } catch {
+        copied.textContent = "The browser does not let it: the path stands below.";
+      }
     };
     return el(
       "div",
