@@ -38,7 +38,7 @@ def commands_text() -> str:
     for name, command in commands_of(build_parser()).items():
         about = " ".join((command.description or "").split())
         lines += [f"### {name}", "", about, "", *_options(command)]
-        lines += ["```bash", *(f"cwf-milvus {one}" for one in EXAMPLES[name]), "```", ""]
+        lines += ["```bash", *(f"cwf-milvus {one}" for one in EXAMPLES.get(name, ())), "```", ""]
     return "\n".join(lines)
 
 

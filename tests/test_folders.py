@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import PIL.ExifTags
@@ -340,6 +342,20 @@ def test_one_text_or_path_is_one_photo_and_never_its_letters(
         assert photos.set_metadata({name: {"name": repr(name)}}) == [str(paths[0])]
     assert photos.remove(["in/0.png", Path("in/1.png")]) == 2
     assert set(photos.uris()) == {"0", "1"}
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_a_name_in_its_other_unicode_form_means_the_photo(
+    photos: InstanceCollection, tmp_path: Path, form: Literal["NFC", "NFD"]
+) -> None:
+    stored = tmp_path / "in" / unicodedata.normalize(form, "Zürich.png")
+    other = unicodedata.normalize({"NFC": "NFD", "NFD": "NFC"}[form], str(stored))
+    photos.add(drawn(stored, 1), progress=False)
+    assert photos.contents(other).keys() == {str(stored)}
+    photos.add(drawn(Path(other), 2), progress=False)  # now it is a photo of its own
+    assert photos.contents([other]).keys() == {other}
+    assert photos.remove(Path(other)) == 1
+    assert list(photos.uris()) == [str(stored)]
 
 
 @pytest.mark.parametrize("wrong", [b"in/0.png", 5, [5], [None]])

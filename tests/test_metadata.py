@@ -13,6 +13,7 @@ from PIL.ExifTags import IFD, Base
 
 from cwf_milvus.errors import SettingsError
 from cwf_milvus.index.metadata import Metadata
+from cwf_milvus.index.metadata_files import read_table
 from cwf_milvus.photos.exif import exif_fields
 from cwf_milvus.store.told import Told
 
@@ -270,6 +271,13 @@ def test_another_text_among_numbers_makes_the_column_text_and_is_told(tmp_path):
     (told,) = metadata.match(["a.jpg", "b.jpg", "c.jpg"])
     assert "'year' stays text" in told
     assert "3 values 1 are no numbers, such as 'about 1900' in line 4" in told
+
+
+@pytest.mark.parametrize("value", ["1,000", "2 500", "1.000.000", "3,5", "12'000"])
+def test_numbers_with_separators_stay_text_and_are_told(tmp_path, value):
+    (tmp_path / "m.csv").write_text(f'file_name,n\na.jpg,"{value}"\nb.jpg,"{value}"\nc.jpg,3\n')
+    (notice,) = read_table(tmp_path / "m.csv").notices
+    assert f"such as {value!r} in line 2; write 1000.5 without separators" in notice
 
 
 def test_what_lies_beside_the_photo_gives_way_to_what_was_given():

@@ -30,7 +30,8 @@ Lines = list[dict[str, str]]
 @pytest.fixture(scope="module")
 def encoder() -> Encoder:
     with network_built_once():
-        return tiny(whitening=None, image_size=32, class_image_size=32, n_classes=2, n_pooled=2)
+        sizes = {"image_size": 32, "class_image_size": 32, "n_classes": 2, "n_pooled": 2}
+        return tiny(whitening=None, batch_size=128, **sizes)
 
 
 @pytest.fixture

@@ -28,6 +28,8 @@ EXAMPLES: dict[str, tuple[str, str]] = {
         "copy photos.db http://localhost:19530",
         "copy photos.db photos.db --collection holiday --as trip",
     ),
+    "export": ("export --parquet out/", "export --parquet out/ --collection holiday"),
+    "import": ("import out/ --uri new.db", "import part1/ part2/ --collection holiday"),
     "remove": ("remove photos/cup.jpg", "remove --all --collection holiday"),
     "relocate": (
         "relocate /media/old /media/new",

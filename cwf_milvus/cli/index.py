@@ -85,13 +85,14 @@ def add_index(commands: Any) -> None:
     command.add_argument(
         "--shard",
         metavar="K/N",
-        help="the K-th of N parts of the photos, for N workers that know nothing of each other",
+        help="the K-th of N parts of the photos, for N workers that know nothing of each other "
+        "(all)",
     )
     command.add_argument(
         "--to-parquet",
         metavar="DIR",
         help="in place of --uri, write files that Milvus imports in bulk; DIR.db keeps what is "
-        "encoded, for the same command to go on",
+        "encoded, for the same command to go on (none)",
     )
     pixels_option(command)
     made = command.add_argument_group("when the collection is created")

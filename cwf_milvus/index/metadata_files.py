@@ -16,8 +16,11 @@ from cwf_milvus.errors import SettingsError
 FILE_NAME = "file_name"
 MOST_BYTES = 256 * 2**20
 """What is read takes some ten times as much memory."""
-_NO_VALUE = {"n/a", "na", "#n/a", "nan", "null", "none", "unknown", "missing", "-", "--", "?"}
+_WORDS = ("n/a", "na", "#n/a", "nan", "null", "none", "unknown", "missing", "--")
+_NO_VALUE = {*_WORDS, *"-–—?"}
 """What is written for a number that there is not, in small letters."""
+_GROUPED = re.compile(r"[-+]?\d{1,3}(?:[ ,.'’_\u00a0\u202f]\d{3})+(?:[.,]\d+)?|[-+]?\d+,\d+")
+"""A number as people write it, with thousands apart or a decimal comma, which may be either."""
 
 
 @dataclass(frozen=True)
@@ -104,14 +107,16 @@ def _type_columns(entries: list[Entry]) -> Iterator[str]:
         cells = [(entry, entry.fields[column]) for entry in entries if column in entry.fields]
         others = [(entry, text) for entry, text in cells if not _is_written_as(float, text)]
         n_numbers = len(cells) - len(others)
-        if not n_numbers:
+        n_grouped = sum(_GROUPED.fullmatch(text) is not None for _, text in others)
+        if not n_numbers + n_grouped:
             continue
         some = f"such as {others[0][1]!r} in line {others[0][0].line}" if others else ""
         if any(text.strip().lower() not in _NO_VALUE for _, text in others):
-            if n_numbers > len(others):
+            if n_numbers + n_grouped > len(others) - n_grouped:
                 yield (
                     f"the column {column!r} stays text, and filters compare it as text: of its "
                     f"{len(cells)} values {len(others)} are no numbers, {some}"
+                    + ("; write 1000.5 without separators" if n_grouped else "")
                 )
             continue
         if others:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeAlias
@@ -36,24 +37,30 @@ def stored_names(store: Store, collection: str, names: Names) -> list[str]:
     """Return the uris of photos, in the order given.
 
     A text that is stored as it is means that photo; any other text, and a `Path`, is the path of
-    a file, as from the working directory.
+    a file, as from the working directory. One that is not stored, while its other Unicode form is,
+    means that.
 
     Raises:
         SettingsError: something that is no name.
         StoreError: Milvus failed.
     """
     given = listed(names)
-    absolute = [_absolute(name) for name in given]
-    doubtful = [
-        name
-        for name, path in zip(given, absolute, strict=True)
-        if isinstance(name, str) and name != path
-    ]
-    there = store.fetch(collection, "uri", doubtful, []) if doubtful else {}
+    meant = [_meant(name) for name in given]
+    doubtful = {uri for one in meant if len(one) > 1 for uri in one}
+    there = store.fetch(collection, "uri", list(doubtful), []) if doubtful else {}
     return [
-        name if isinstance(name, str) and name in there else path
-        for name, path in zip(given, absolute, strict=True)
+        next((uri for uri in one if uri in there), _absolute(name))
+        for name, one in zip(given, meant, strict=True)
     ]
+
+
+def _meant(name: str | os.PathLike[str]) -> list[str]:
+    """Return the uris that a name may stand for, the likeliest first."""
+    path = _absolute(name)
+    found = [name, path] if isinstance(name, str) else [path]
+    if not path.isascii():  # macOS writes names in another form than most
+        found += [unicodedata.normalize(form, path) for form in ("NFC", "NFD")]
+    return list(dict.fromkeys(found))
 
 
 def prefixes(folder: str | os.PathLike[str]) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ class Present:
 
 
 def present(uri: str | Path, *, token: str | None = None) -> list[Present]:
-    """Return the collections that cwf-milvus made, by name; loads none into memory.
+    """Return the collections that cwf-milvus made, by name; a released one is loaded.
 
     Args:
         uri: as in `InstanceCollection.open`; nothing is made where there is none.
@@ -49,6 +49,4 @@ def _looked_at(store: Store, name: str) -> Present:
         settings = Sidecar(store, name).manifest["settings"]
     except CollectionError as error:
         return Present(name, None, str(error))
-    stored = store.call("get_collection_stats", name)
-    made_with = f"{settings['backbone']}, {settings['dim']} dimensions"
-    return Present(name, int(stored["row_count"]), made_with)
+    return Present(name, store.count(name), f"{settings['backbone']}, {settings['dim']} dimensions")
