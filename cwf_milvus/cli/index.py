@@ -25,6 +25,8 @@ from cwf_milvus.errors import MismatchError, SettingsError, quoted
 from cwf_milvus.text import printable
 
 if TYPE_CHECKING:  # --help need not wait for what reads photos
+    from cwf_milvus.collection import InstanceCollection
+    from cwf_milvus.index.indexing import Elsewhere
     from cwf_milvus.index.report import Report
 
 
@@ -86,6 +88,12 @@ def add_index(commands: Any) -> None:
         metavar="DIR",
         help="in place of --uri, write files that Milvus imports in bulk; DIR.db keeps what is "
         "encoded, for the same command to go on",
+    )
+    command.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="encode by the computers of a Ray cluster, which see the photos under the same names; "
+        "auto for the one of this computer, local to start one here",
     )
     pixels_option(command)
     made = command.add_argument_group("when the collection is created")
@@ -155,7 +163,7 @@ def add_index(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Index as the command line asks; returns the exit status."""
     from cwf_milvus.collection import InstanceCollection
-    from cwf_milvus.index.indexing import check_inputs
+    from cwf_milvus.index.indexing import check_inputs, index_photos
     from cwf_milvus.photos.formats import READ
 
     if arguments.upgrade == bool(arguments.photos):
@@ -203,7 +211,9 @@ def run(arguments: argparse.Namespace) -> int:
             f"{collection.sidecar.manifest['whitening']}",
             file=sys.stderr,
         )
-        report = collection.add(
+        elsewhere = _by_ray(collection, arguments) if arguments.ray else None
+        report = index_photos(
+            collection,
             arguments.photos,
             metadata=arguments.metadata,
             replace_metadata=arguments.replace_metadata,
@@ -215,6 +225,7 @@ def run(arguments: argparse.Namespace) -> int:
             workers=arguments.workers,
             max_pixels=arguments.max_pixels,
             shard=arguments.shard,
+            elsewhere=elsewhere,
         )
         if arguments.to_parquet:
             bar = progress_bar(arguments.quiet, "exporting")
@@ -235,6 +246,21 @@ def _told(report: Report) -> int:
         print(f"and {len(report.failed) - 20} more: see --report FILE", file=sys.stderr)
     print(report)
     return SOME_FAILED if report.failed else OK
+
+
+def _by_ray(collection: InstanceCollection, arguments: argparse.Namespace) -> Elsewhere:
+    if arguments.exif:
+        raise SettingsError("--exif reads each photo here: give --ray without it")
+    try:
+        from cwf_milvus.ray import encoded_by_ray  # an extra, and takes seconds
+    except ImportError as error:
+        raise SettingsError(f"--ray needs Ray ({error}): pip install 'cwf-milvus[ray]'") from error
+    return encoded_by_ray(
+        collection.encoder,
+        arguments.ray,
+        workers=arguments.workers,
+        max_pixels=arguments.max_pixels,
+    )
 
 
 _SETTINGS = {

@@ -8,11 +8,12 @@ import threading
 import time
 import warnings
 from collections import Counter, deque
-from collections.abc import Generator, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from tqdm import tqdm
 
@@ -37,6 +38,11 @@ from cwf_milvus.store.layout import METADATA_BYTES, checked_uri
 from cwf_milvus.store.moves import MovableRows
 from cwf_milvus.store.told import Told
 
+Elsewhere: TypeAlias = Callable[
+    [Sequence[str]], Iterator[tuple[list[Encoding], list[tuple[str, str]]]]
+]
+"""What encodes photos by their names: some at a time, with (uri, reason) of those that failed."""
+
 _LOOKUP = 256  # photos whose stored content is asked for in one call
 
 
@@ -50,6 +56,9 @@ class _Photo:
     known: bool = False
     moved: bool = False
     reason: str = ""
+
+
+_Encoded: TypeAlias = Generator[tuple[list[_Photo], list[Encoding]], None, None]
 
 
 def index_photos(
@@ -66,8 +75,12 @@ def index_photos(
     workers: int | None = None,
     max_pixels: int | None = None,
     shard: str | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> Report:
-    """Add photos to a collection; see `InstanceCollection.add`, which takes the same."""
+    """Add photos to a collection; see `InstanceCollection.add`, which takes the same.
+
+    `elsewhere` encodes photos by their names, in place of this process.
+    """
     started = time.monotonic()
     prune = prune or prune_anyway
     part = _checked_shard(shard, prune)
@@ -95,15 +108,17 @@ def index_photos(
         try:
             for met in passed:
                 journal.passed_over(met)
-            with (
-                _Writer(collection, journal, bar, replace_metadata) as writer,
-                closing(
-                    _readable(collection, items, reader, workers or worker_count(), writer, part)
-                ) as ready,
-            ):
-                for batch in batches(ready, size, _grid):
-                    prepared = [photo.prepared for photo in batch if photo.prepared is not None]
-                    writer.put(batch, encoder.encode_prepared(prepared))
+            with _Writer(collection, journal, bar, replace_metadata) as writer:
+                standing = Standing(collection, items, workers or worker_count(), part)
+                if elsewhere is None:
+                    encoded = _encoded_here(
+                        collection, items, reader, workers or worker_count(), writer, standing, size
+                    )
+                else:
+                    encoded = _encoded_elsewhere(elsewhere, items, notes, writer, standing)
+                with closing(encoded):
+                    for batch, encodings in encoded:
+                        writer.put(batch, encodings)
             if prune:
                 here = {uri for uri, _ in items}
                 gone = gone_photos(collection, here, folders, anyway=prune_anyway)
@@ -171,17 +186,63 @@ def _grid(photo: _Photo) -> Hashable:
     return photo.prepared.grid if photo.prepared is not None else None
 
 
+def _encoded_here(
+    collection: MovableRows,
+    items: Sequence[tuple[str, object]],
+    reader: _Reader,
+    workers: int,
+    writer: _Writer,
+    standing: Standing,
+    size: int,
+) -> _Encoded:
+    """Yield photos with their encodings, a batch at a time."""
+    with closing(_readable(collection, items, reader, workers, writer, standing)) as ready:
+        for batch in batches(ready, size, _grid):
+            prepared = [photo.prepared for photo in batch if photo.prepared is not None]
+            yield batch, collection.encoder.encode_prepared(prepared)
+
+
+def _encoded_elsewhere(
+    elsewhere: Elsewhere,
+    items: Sequence[tuple[str, object]],
+    notes: Metadata,
+    writer: _Writer,
+    standing: Standing,
+) -> _Encoded:
+    """Yield photos with the encodings that others made of them."""
+    todo = []
+    for uri, source in items:
+        try:
+            checked_uri(uri)
+            if isinstance(source, ImageError):
+                raise source
+            if not isinstance(source, str):
+                raise ImageError(f"{quoted(uri)} has no name that another computer could read")
+        except ImageError as error:
+            writer.failed(_Photo(uri, None, reason=str(error)))
+            continue
+        if uri in standing.same:
+            writer.same(_Photo(uri, notes.of(uri), known=True, moved=uri in standing.moved))
+        else:
+            todo.append(uri)
+    for encodings, failed in elsewhere(todo):
+        for uri, reason in failed:
+            writer.failed(_Photo(uri, None, reason=reason))
+        told = [_Photo(e.uri, notes.of(e.uri), known=e.uri in standing.known) for e in encodings]
+        if encodings:
+            yield told, encodings
+
+
 def _readable(
     collection: MovableRows,
     items: Sequence[tuple[str, object]],
     reader: _Reader,
     workers: int,
     writer: _Writer,
-    part: Shard | None,
+    standing: Standing,
 ) -> Generator[_Photo, None, None]:
     """Yield the photos to encode, in order, decoded ahead of time by `workers` threads."""
     ahead = 2 * workers + 2 * collection.encoder.batch_size
-    standing = Standing(collection, items, workers, part)
     with ThreadPoolExecutor(workers, thread_name_prefix="cwf-read") as pool:
         waiting: deque[Future[_Photo]] = deque()
         try:
