@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from development_sets import SETS, for_one_thing
+from development_sets import SETS
 
 import cwf_milvus
 from cwf_milvus import Encoder, InstanceCollection
@@ -75,7 +75,7 @@ def datasets(data: Path) -> dict[str, Dataset]:
         BoxedQuery(one["image"], checked_box(one["box"], one["image"]), one["group"])
         for one in drawn
     ]
-    ways[BOXES] = for_one_thing(ask_boxes(ways[OBJECTS], boxed))
+    ways[BOXES] = ask_boxes(ways[OBJECTS], boxed, one_thing=True)
     return ways
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +54,7 @@ def columns(data: Path, cache: str | Path) -> list[Column]:
                 BoxedQuery(one["image"], checked_box(one["box"], one["image"]), one["group"])
                 for one in json.loads(boxes.read_text())
             ]
-            ways[f"{name}, boxes"] = for_one_thing(ask_boxes(dataset, boxed))
+            ways[f"{name}, boxes"] = ask_boxes(dataset, boxed, one_thing=True)
         stored: list[Encoding] = []
         for title, asking in ways.items():
             inputs = gather(asking, store)
@@ -64,12 +64,6 @@ def columns(data: Path, cache: str | Path) -> list[Column]:
             asked = encodings(encoder, queries, inputs.queries)
             found.append(Column(title, asking, stored, asked))
     return found
-
-
-def for_one_thing(dataset: Dataset) -> Dataset:
-    """A box asks for what is in it: what else its photo shows is wrong, and not junk."""
-    queries = (replace(query, junk=frozenset({query.image})) for query in dataset.queries)
-    return replace(dataset, queries=tuple(queries))
 
 
 def print_table(titles: list[str], lines: list[tuple[str, list[float]]], digits: int = 3) -> None:

@@ -57,10 +57,16 @@ class Choices:
 SECTIONS: tuple[Section | Choices, ...] = (
     Section(
         "What users get",
-        "Default settings, queries of whole photos, through Milvus Lite; then the same by plain "
-        "arrays. `regions` re-ranks 200 candidates by late interaction, `local:1` expands the "
-        "query by the vectors of its best hit, twice.",
+        "Default settings, queries of whole photos, through Milvus Lite, the best first; then more "
+        "by plain arrays. `auto` re-ranks 200 candidates by squared late interaction of regions, "
+        "then 60 by keypoints, then diffuses in the graph of the photos where there is one. The "
+        "graph of `keypoints=0` is of regions alone. `local:1` expands the query by the vectors of "
+        "its best hit, twice.",
         (
+            f"{{set}} {WHOLE} --rerank auto --graph",
+            f"{{set}} {WHOLE} --rerank auto",
+            f"{{set}} {WHOLE} --rerank regions --expand graph --graph --set keypoints=0",
+            f"{{set}} {WHOLE} --rerank regions",
             f"{{set}} {WHOLE}",
             f"{{set}} {WHOLE} --exact",
             f"{{set}} {WHOLE} --rerank regions --candidates 200 --exact",
@@ -78,6 +84,20 @@ SECTIONS: tuple[Section | Choices, ...] = (
         (
             "{set} --boxes benchmarks/boxes.json --exact",
             f"{{set}} --boxes benchmarks/boxes.json {OURS} --exact",
+        ),
+    ),
+    Section(
+        "115 boxes, of one thing each",
+        "Boxes of `objects_dev`, drawn by eye; right are the photos of that thing, and what the "
+        "query's photo shows beside it is wrong.",
+        tuple(
+            f"objects_dev --boxes DATA/objects_dev/boxes.json --one-thing {how}"
+            for how in (
+                "--rerank auto --graph",
+                "--rerank auto",
+                "--rerank regions --expand graph --graph --set keypoints=0",
+                "--rerank regions",
+            )
         ),
     ),
     Section(

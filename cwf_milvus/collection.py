@@ -7,21 +7,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from cwf_milvus.errors import CollectionError
-from cwf_milvus.index.with_graph import PhotosWithGraph
+from cwf_milvus.index.altogether import PhotosAltogether
 from cwf_milvus.search.registry import AUTO, CANDIDATES
-from cwf_milvus.store.augmentation import Augmentation, Augmented, augment
 from cwf_milvus.store.client import Store
 from cwf_milvus.store.layout import Layout
 from cwf_milvus.store.making import check_made_alike, make_rows
 from cwf_milvus.store.names import Names
 from cwf_milvus.store.packing import PRECISIONS, Precision
 from cwf_milvus.store.refusals import check_name, checked_index
-from cwf_milvus.store.verification import Verification, verify
+from cwf_milvus.store.sidecar import Sidecar
 
 if TYPE_CHECKING:  # torch takes seconds, and much is done without it
     import torch
 
     from cwf_milvus.answers.answer import Hits
+    from cwf_milvus.backbones.kept import Runtime
     from cwf_milvus.encode.encoder import Encoder
     from cwf_milvus.index.metadata import MetadataSource
     from cwf_milvus.index.report import Report
@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # torch takes seconds, and much is done without it
     from cwf_milvus.search.stage import Stage
 
 
-class InstanceCollection(PhotosWithGraph):
+class InstanceCollection(PhotosAltogether):
     """Photos in Milvus, one row each; made by `create` or `open`, best used in a ``with``.
 
     Several threads may use one. On Milvus Lite, one process at a time may have the database open;
@@ -40,7 +40,12 @@ class InstanceCollection(PhotosWithGraph):
         >>> photos = InstanceCollection.create("photos.db", "holiday", Encoder())
         >>> report = photos.add("photos/")
         >>> hits = photos.search("query.jpg", box=(279, 100, 601, 862))
+
+    Attributes:
+        sidecar: what the collection keeps beside its rows.
     """
+
+    sidecar: Sidecar
 
     @classmethod
     def create(
@@ -111,6 +116,7 @@ class InstanceCollection(PhotosWithGraph):
         encoder: Encoder | None = None,
         weights: str | Path | None = None,
         device: str | torch.device | None = None,
+        runtime: Runtime = "auto",
     ) -> InstanceCollection:
         """Open a collection; its encoder is restored from Milvus when it is first needed.
 
@@ -121,6 +127,7 @@ class InstanceCollection(PhotosWithGraph):
             encoder: the encoder to use, in place of restoring it; must be the same.
             weights: the network's checkpoint, for an encoder to be restored.
             device: where the restored network runs.
+            runtime: what runs it on a CPU, as in `Encoder`.
 
         Raises:
             StoreError: Milvus cannot be reached, or refuses.
@@ -130,7 +137,9 @@ class InstanceCollection(PhotosWithGraph):
         check_name(name)
         store = Store(uri, token=token)
         try:
-            return cls(store, name, encoder=encoder, weights=weights, device=device)
+            return cls(
+                store, name, encoder=encoder, weights=weights, device=device, runtime=runtime
+            )
         except BaseException:
             store.close()
             raise
@@ -194,8 +203,9 @@ class InstanceCollection(PhotosWithGraph):
                 a folder without any photo, or that lost over a fifth of its rows (and over one).
             prune_anyway: remove them whatever share they are; a named folder may itself be gone.
             progress: show a progress bar on standard error.
-            report_file: a JSONL file to write, a line for each file that was met, and one with the
-                counts. A report of an earlier run is gone on with; any other file is refused.
+            report_file: a file to write, a line for each file that was met: CSV or Parquet by its
+                ending, or else JSON lines, with one of the counts at the end. A report of an
+                earlier run is gone on with; any other file is refused.
             workers: threads that read and decode; None for one a core, at most 16.
             max_pixels: largest photo that is read, in place of the encoder's own limit.
             shard: ``3/8`` for the third of eight parts of these photos, told by their uris: eight
@@ -228,12 +238,6 @@ class InstanceCollection(PhotosWithGraph):
             max_pixels=max_pixels,
             shard=shard,
         )
-
-    def upgrade(self, *, progress: bool = True) -> Report:
-        """Add keypoints to stored photos, of a collection made without; see `add_keypoints`."""
-        from cwf_milvus.index.upgrade import add_keypoints  # OpenCV takes a while
-
-        return add_keypoints(self, progress=progress)
 
     @overload
     def search(  # type: ignore[overload-overlap]  # a list is an object too
@@ -351,47 +355,6 @@ class InstanceCollection(PhotosWithGraph):
             min_certainty=min_certainty,
             max_pixels=max_pixels,
         )
-
-    def augment(self, *, neighbours: int = 10, alpha: float = 3.0) -> Augmentation:
-        """Augment every descriptor by its neighbours.
-
-        ``l2(d + sum max(0, cos_i)^alpha d_i)`` over the photo's `neighbours` nearest others. Run
-        again after photos were added, changed or removed, it does new and changed photos and those
-        near to them (the 100 nearest) whose neighbours they become, and leaves the rest; with
-        another `neighbours` or `alpha` it does all anew. What a removed photo gave to others stays
-        in them.
-
-        Args:
-            neighbours: how many, at least 1.
-            alpha: 0 weights all alike, a large one only the nearest.
-
-        Raises:
-            SettingsError: a number out of range.
-            StoreError: Milvus failed; run again to go on.
-        """
-        return augment(self, neighbours=neighbours, alpha=alpha)
-
-    def undo_augmentation(self) -> bool:
-        """Drop the augmented descriptors; returns whether there were any."""
-        return Augmented(self).drop()
-
-    # The whole
-
-    def verify(self, *, accept: bool = False) -> Verification:
-        """Check that every row is there and whole, and the encoder and the index too.
-
-        Rows that were stored just before a run was interrupted get the receipts that they lack.
-
-        Args:
-            accept: take the rows that there are as the right ones from now on, once lost photos
-                have been added again, or given up.
-
-        Raises:
-            StoreError: Milvus failed.
-        """
-        with self._lock:
-            self.follow()
-            return verify(self, accept=accept)
 
     def drop(self) -> None:
         """Delete the collection with its encoder and all its photos' rows, and close.

@@ -1,4 +1,4 @@
-"""The main job on real photos that two packages carry: index, search with a box, show."""
+"""The main job on real photos that two packages carry: index, search, say what is not there."""
 
 from __future__ import annotations
 
@@ -39,6 +39,8 @@ _SCIKIT_IMAGE = (
     "rocket.jpg",
 )
 _SCIKIT_LEARN = ("china.jpg", "flower.jpg")
+ABSENT = "logo.png"
+"""A photo of a thing that none of the others shows, also inside scikit-image."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Thing:
 
 THINGS = (
     Thing("chelsea.png", Box(90, 5, 355, 275), ("china.jpg", "gravel.png")),
-    Thing("coffee.png", Box(80, 14, 478, 390), ("grass.png", "page.png")),
+    Thing("coffee.png", Box(80, 14, 478, 390), ("grass.png", "rocket.jpg")),
     Thing("astronaut.png", Box(110, 0, 320, 330), ("brick.png", "flower.jpg")),
     Thing("motorcycle_left.png", Box(118, 66, 690, 452), ("grass.png", "china.jpg")),
 )
@@ -71,12 +73,14 @@ class Outcome:
     Attributes:
         report: of the indexing.
         answers: one for each of `THINGS`.
+        absent: the answer for `ABSENT`.
         page: the HTML page that shows them.
         folder: where photos, collection and page are.
     """
 
     report: Report
     answers: list[Hits]
+    absent: Hits
     page: Path
     folder: Path
 
@@ -91,7 +95,9 @@ def run_demo(
     """Index real photos and views of them, search four things by a box, write a page.
 
     The photos are those inside scikit-image and scikit-learn. The views are made here: a crop, a
-    turned and a darker one, and the thing pasted small into photos of something else.
+    turned and a darker one, and the thing pasted small into photos of something else. Before the
+    search their graph is built; after it a thing is asked for that is not there, and photos of one
+    scene are grouped.
 
     Args:
         folder: where to write; a collection of an earlier demonstration there is used again.
@@ -117,16 +123,24 @@ def run_demo(
     ) as collection:
         report = collection.add(written, progress=progress)
         say(str(report))
+        say(str(collection.build_graph(progress=progress)))
         queries = [str(photos / thing.photo) for thing in THINGS]
         answers = collection.search(queries, box=[thing.box for thing in THINGS], limit=limit)
         for thing, hits in zip(THINGS, answers, strict=True):
             say(f"\nquery {thing.photo}, box {','.join(f'{side:g}' for side in thing.box)}")
             say(str(hits))
+        absent = collection.search(str(_place("skimage.data") / ABSENT), limit=3)
+        say(f"\nquery {ABSENT}, which none of the photos shows\n{absent}")
+        say("\nphotos of one scene:")
+        for group in collection.duplicates():
+            names = (group.representative, *group.copies, *group.others)
+            say(f"  {', '.join(Path(name).name for name in names)}")
     from cwf_milvus.answers.page import save_page
 
-    page = save_page([(hits.query, hits, hits.found) for hits in answers], root / "hits.html")
+    shown = [(hits.query, hits, hits.found) for hits in (*answers, absent)]
+    page = save_page(shown, root / "hits.html")
     say(f"\nthe same with pictures: {page.resolve()}")
-    return Outcome(report, answers, page, root)
+    return Outcome(report, answers, absent, page, root)
 
 
 def write_photos(folder: Path) -> list[Path]:
@@ -158,17 +172,21 @@ def _sources() -> Iterator[tuple[str, Path]]:
         ("skimage.data", _SCIKIT_IMAGE),
         ("sklearn.datasets.images", _SCIKIT_LEARN),
     ):
-        try:
-            spec = importlib.util.find_spec(package)
-        except ModuleNotFoundError:
-            spec = None
-        if spec is None or spec.origin is None:
-            raise SettingsError(
-                f"the demonstration uses the photos inside {package.partition('.')[0]}, which is "
-                "not installed: pip install 'cwf-milvus[demo]'"
-            )
         for name in names:
-            yield name, Path(spec.origin).parent / name
+            yield name, _place(package) / name
+
+
+def _place(package: str) -> Path:
+    try:
+        spec = importlib.util.find_spec(package)
+    except ModuleNotFoundError:
+        spec = None
+    if spec is None or spec.origin is None:
+        raise SettingsError(
+            f"the demonstration uses the photos inside {package.partition('.')[0]}, which is "
+            "not installed: pip install 'cwf-milvus[demo]'"
+        )
+    return Path(spec.origin).parent
 
 
 def _views(thing: Thing, sources: dict[str, Path]) -> Iterator[tuple[str, PilImage.Image]]:

@@ -1,4 +1,4 @@
-"""The picture that explains an encoding: classes, maps and regions over the photo."""
+"""The pictures that explain: what an encoder sees in a photo, and which points of two agree."""
 
 from __future__ import annotations
 
@@ -10,17 +10,27 @@ import PIL.Image
 from PIL import ImageDraw, ImageFont
 from torch import Tensor
 
-from cwf_milvus.answers.drawing import draw_box, heat_colours, overlay
+from cwf_milvus.answers.drawing import (
+    draw_box,
+    draw_matches,
+    draw_polygon,
+    heat_colours,
+    overlay,
+)
 from cwf_milvus.encode.encoder import Encoder
+from cwf_milvus.encode.keypoints import VIEW, extract_keypoints
 from cwf_milvus.encode.local_vectors import CellBox, pool_local
+from cwf_milvus.encode.settings import QUERY_KEYPOINTS, EncoderSettings
 from cwf_milvus.errors import SettingsError
 from cwf_milvus.method.regions import THRESHOLDS, heat_boxes, largest_component_box
+from cwf_milvus.method.spatial import verify_hits
 from cwf_milvus.photos.box import Box, BoxLike
-from cwf_milvus.photos.images import Image
+from cwf_milvus.photos.images import Image, load_image, thumbnail
 from cwf_milvus.text import printable
 
 _SHEET = 1300  # pixels wide
 _PANEL = 420  # pixels of a photo's longest side
+_PAIRED = 640  # the same, of two side by side
 _NARROWEST = 240  # pixels that a caption needs
 _GAP = 18
 _CAPTION = 48
@@ -84,6 +94,54 @@ def explain_figure(
     if box is not None:
         about = "Classes of the box alone, their maps over the whole photo"
     return _sheet(panels, heading, about)
+
+
+def match_figure(query: object, hit: object, box: BoxLike | None = None) -> PIL.Image.Image:
+    """Draw two photos side by side, the thing framed in both, with lines between points that agree.
+
+    It is what ``rerank="spatial"`` sees of them (`method.spatial.verify_hits`); no network is run.
+
+    Args:
+        query: anything that `Encoder.encode` takes.
+        hit: the photo to look for the thing in.
+        box: x1, y1, x2, y2 of the thing in the query, in pixels of the upright original; None for
+            the whole photo.
+
+    Returns:
+        RGB, some 1300 pixels wide.
+
+    Raises:
+        ImageError: a photo that cannot be decoded.
+        BoxError: a box that is malformed, empty or outside the query.
+    """
+    wanted = Box.of(box)
+    photos = [load_image(query, at_least=VIEW, box=wanted), load_image(hit, at_least=VIEW)]
+    asked = None if wanted is None else wanted.asked(photos[0].width, photos[0].height)
+    keypoints = [
+        extract_keypoints(photo.pixels, photo.width, photo.height, limit)
+        for photo, limit in zip(photos, (QUERY_KEYPOINTS, EncoderSettings.keypoints), strict=True)
+    ]
+    found = verify_hits(keypoints[0], keypoints[1:], asked)[0]
+    pictures = [thumbnail(photo, _PAIRED) for photo in photos]
+    scales = [
+        (picture.width / photo.width, picture.height / photo.height)
+        for picture, photo in zip(pictures, photos, strict=True)
+    ]
+    if asked is not None:
+        pictures[0] = draw_box(pictures[0], asked.scaled(*scales[0]))
+    points = np.zeros((0, 4))
+    if found is not None:
+        points = np.concatenate([found.query_points, found.hit_points], axis=1)
+        pictures[1] = draw_polygon(pictures[1], found.polygon * scales[1])
+    pair = draw_matches(pictures[0], pictures[1], points * (*scales[0], *scales[1]))
+    said = f"{len(points)} points agree" if len(points) else "No points agree"
+    sheet = PIL.Image.new("RGB", (pair.width + 2 * _GAP, _HEADING + pair.height + _GAP), _PAPER)
+    sheet.paste(pair, (_GAP, _HEADING))
+    draw = ImageDraw.Draw(sheet)
+    about = f"of {len(keypoints[0])} in the query and {len(keypoints[1])} in the other photo"
+    _write(draw, (_GAP, 12), said, ImageFont.load_default(size=18), pair.width)
+    _write(draw, (_GAP, 37), about, ImageFont.load_default(size=14), pair.width, _FAINT)
+    return sheet
 
 
 def _query_panel(photo: Image, small: PIL.Image.Image, box: Box | None) -> _Panel:

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and the folder of those that can be made again."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import secrets
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+
+from platformdirs import user_cache_dir
 
 
 def write_whole(path: str | Path, content: bytes | Callable[[Path], object]) -> Path:
@@ -39,3 +41,27 @@ def write_whole(path: str | Path, content: bytes | Callable[[Path], object]) -> 
             with suppress(OSError):  # after success there is none, and a failure has its own error
                 part.unlink()
     return Path(path)
+
+
+def cache_folder(part: str) -> Path | None:
+    """Return this user's folder for what can be made again, made where it is missing.
+
+    It is ``$CWF_MILVUS_CACHE``, or else where the system has such folders
+    (``$XDG_CACHE_HOME/cwf-milvus`` or ``~/.cache/cwf-milvus`` on Linux).
+
+    Args:
+        part: a folder in it.
+
+    Returns:
+        None where there is none, or others may write there: what is kept is read again.
+    """
+    root = Path(os.environ.get("CWF_MILVUS_CACHE") or user_cache_dir("cwf-milvus", appauthor=False))
+    for folder in (root, root / part):
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            about = folder.stat()
+        except (OSError, ValueError):
+            return None
+        if hasattr(os, "getuid") and (about.st_uid != os.getuid() or about.st_mode & 0o022):
+            return None
+    return root / part

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import numpy as np
 
-from cwf_milvus.encode.encoder import Encoder
+from cwf_milvus.encode.encoder import Encoder, FurtherOptions
 from cwf_milvus.encode.encoding import Encoding
 from cwf_milvus.errors import SettingsError
 from cwf_milvus.method.late_interaction import late_interaction
@@ -46,7 +46,7 @@ class ClassWeightedEmbeddingFunction:
         batch_size: int = 32,
         device: str | None = None,
         normalize_embeddings: bool = True,
-        **options: Any,
+        **options: Unpack[FurtherOptions],
     ) -> None:
         if not normalize_embeddings:
             raise SettingsError(
@@ -143,7 +143,7 @@ class InstanceRerankFunction:
         batch_size: int = 32,
         device: str | None = None,
         method: Literal["regions", "classes"] = "regions",
-        **options: Any,
+        **options: Unpack[FurtherOptions],
     ) -> None:
         if method not in ("regions", "classes"):
             raise SettingsError(f"method={method!r}: give 'regions' or 'classes'")

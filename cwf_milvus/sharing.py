@@ -7,10 +7,10 @@ import threading
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, Unpack
 
 from cwf_milvus.collection import InstanceCollection
-from cwf_milvus.encode.encoder import Encoder
+from cwf_milvus.encode.encoder import Encoder, EncoderOptions
 from cwf_milvus.encode.saved import SETTINGS_FILE
 from cwf_milvus.errors import SettingsError
 
@@ -37,7 +37,9 @@ _encoders: _Shared[Encoder] = _Shared()
 _collections: _Shared[InstanceCollection] = _Shared()
 
 
-def shared_encoder(name: str | Path = "efficientnet_lite0", **options: Any) -> Encoder:
+def shared_encoder(
+    name: str | Path = "efficientnet_lite0", **options: Unpack[EncoderOptions]
+) -> Encoder:
     """Return the encoder that all in this process share who ask for it alike.
 
     Args:
@@ -48,7 +50,7 @@ def shared_encoder(name: str | Path = "efficientnet_lite0", **options: Any) -> E
         SettingsError: an unknown name or option, or one that a saved encoder has already.
         WeightsError: no weights to be had, or damaged ones.
     """
-    given = {key: value for key, value in options.items() if value is not None}
+    given: Any = {key: value for key, value in options.items() if value is not None}
     if "whitening" in options:  # here None says something: without one
         given["whitening"] = options["whitening"]
     settings_file = Path(name) / SETTINGS_FILE

@@ -131,6 +131,21 @@ def test_a_hit_with_damaged_vectors_keeps_its_place_and_the_others_are_ranked(
     assert not any(hit.note for i, hit in enumerate(found) if i != place)
 
 
+# A creation that was cut short
+
+
+@pytest.mark.parametrize("left", [(), ("schema.json.tmp",)])
+def test_a_collection_whose_creation_was_cut_short_is_made_at_the_next_attempt(database, left):
+    folder = database / "collections" / "photos_graph"
+    folder.mkdir()
+    for name in left:
+        (folder / name).write_text("{")
+    with InstanceCollection.open(database, "photos") as photos:
+        assert photos.build_graph(neighbours=3, progress=False).photos == N
+    with InstanceCollection.open(database, "photos") as photos:
+        assert photos.verify().ok
+
+
 # Who may reach it
 
 

@@ -32,6 +32,12 @@ def test_every_view_of_each_thing_ranks_above_all_else_and_a_second_run_skips_th
         first = [Path(hit.uri).name for hit in hits][: len(views(thing))]
         assert set(first) == views(thing)
         assert f"query {thing.photo}, box " in "".join(said)
+        assert hits.found
+        assert hits[0].stages[-1].stage == "graph"
+    assert outcome.absent.found is False
+    assert "probably not here" in "".join(said)
+    scenes = said[said.index("\nphotos of one scene:") + 1 :]
+    assert any("motorcycle_left.png" in one and "motorcycle_right.png" in one for one in scenes)
     page = outcome.page.read_text()
     assert outcome.page == tmp_path / "demo" / "hits.html"
     assert str(outcome.page) in said[-1]

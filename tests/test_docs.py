@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import re
 import shlex
@@ -11,10 +10,10 @@ from pathlib import Path
 
 import PIL.Image
 import pytest
-from doc_tables import with_table
+from doc_tables import with_commands, with_table
 from small_encoders import CHELSEA, COFFEE, ROCKET
 
-from cwf_milvus.cli.program import build_parser
+from cwf_milvus.cli.program import build_parser, commands_of
 from cwf_milvus.operators import CamRerank
 from cwf_milvus.search.choose import chosen_stages
 from cwf_milvus.search.registry import STAGES, stage_names
@@ -25,7 +24,7 @@ PAGES = sorted(
     [
         *ROOT.glob("*.md"),
         *(ROOT / "docs").glob("*.md"),
-        *(ROOT / "cwf_milvus" / "hub").glob("*/README.md"),
+        *(ROOT / "cwf_milvus" / "data" / "hub").glob("*/README.md"),
     ]
 )
 TEXTS = {page.relative_to(ROOT).as_posix(): page.read_text() for page in PAGES}
@@ -34,14 +33,7 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 NAMES = sorted(TEXTS)
 
 
-def parsers() -> dict[str, argparse.ArgumentParser]:
-    """Return the parser of every command."""
-    actions = build_parser()._actions
-    (commands,) = (a for a in actions if isinstance(a, argparse._SubParsersAction))
-    return dict(commands.choices)
-
-
-COMMANDS = parsers()
+COMMANDS = commands_of(build_parser())
 OPTIONS = {name: set(parser._option_string_actions) for name, parser in COMMANDS.items()}
 
 
@@ -86,6 +78,14 @@ def test_an_option_named_in_running_text_is_some_commands(name: str) -> None:
     for span in re.findall(r"`(--[^`]+)`", prose(TEXTS[name])):
         for option in re.findall(r"(?:^|\s)(--[a-z-]+)", span):
             assert option in known, f"{option} in {span!r}"
+
+
+def test_the_page_of_the_command_line_is_what_its_help_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("CWF_MILVUS_URI", "CWF_MILVUS_COLLECTION", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, "other")  # the page is the same wherever it is written
+    page = TEXTS["docs/cli.md"]
+    assert "### index" in page
+    assert with_commands(page) == page, "run python tests/doc_tables.py"
 
 
 def test_every_command_is_documented_and_every_option_has_help() -> None:
@@ -171,7 +171,7 @@ def test_the_command_line_names_every_stage(option: str) -> None:
 def test_the_operator_that_reranks_names_every_stage() -> None:
     told = {
         "docstring": CamRerank.__doc__ or "",
-        "README": TEXTS["cwf_milvus/hub/cam_rerank/README.md"],
+        "README": TEXTS["cwf_milvus/data/hub/cam_rerank/README.md"],
     }
     for where, text in told.items():
         missing = [name for name in stage_names("rerank") if f'"{name}"' not in text]

@@ -12,8 +12,8 @@ from test_page import is_colour
 
 from cwf_milvus.answers.drawing import draw_box, heat_colours, overlay
 from cwf_milvus.encode.encoder import Encoder
-from cwf_milvus.errors import BoxError, SettingsError
-from cwf_milvus.explain import explain_figure
+from cwf_milvus.errors import BoxError, ImageError, SettingsError
+from cwf_milvus.explain import explain_figure, match_figure
 from cwf_milvus.photos.box import Box
 
 PHOTOS = Path(skimage.data.__file__).parent
@@ -142,3 +142,41 @@ def test_class_maps_are_those_that_vectors_are_pooled_by(encoder):
     assert maps.shape == (1, encoder.n_classes, *features.shape[-2:])
     assert float(maps.min()) >= 0
     assert float(maps.max()) == 1
+
+
+# What agrees in two photos
+
+
+def coffee_elsewhere() -> PIL.Image.Image:
+    """The cup, smaller and turned, on plain ground."""
+    page = PIL.Image.new("RGB", (640, 480), "#7d8a94")
+    cup = PIL.Image.open(PHOTOS / "coffee.png").convert("RGB").crop((150, 40, 450, 340))
+    page.paste(cup.resize((240, 240)).rotate(15, fillcolor="#7d8a94"), (330, 180))
+    return page
+
+
+def test_points_that_agree_are_joined_and_the_thing_is_framed():
+    box = (150, 40, 450, 340)
+    figure = match_figure(PHOTOS / "coffee.png", coffee_elsewhere(), box)
+    assert figure.mode == "RGB"
+    pixels = np.asarray(figure).astype(int)
+    middle = pixels[70:-18, 18 + 600 : 18 + 608]  # between the photos: white, but for the lines
+    assert (middle.min(axis=2) < 128).sum() > 30
+    right = pixels[70:-18, 18 + 608 :]
+    framed = np.argwhere(np.abs(right - (0xFF, 0xB0, 0x00)).max(axis=2) < 60)
+    inside = (framed > (130, 280)).all(axis=1)  # the rest are lines on their way there
+    assert inside.mean() > 0.8
+    assert len(framed) > 2000
+
+
+def test_where_no_points_agree_there_is_no_line():
+    figure = match_figure(PHOTOS / "coffee.png", PIL.Image.new("RGB", (300, 300), "#336699"))
+    between = np.asarray(figure)[70:-18, 18 + 603 : 18 + 605]
+    assert (between == 255).all()
+
+
+def test_a_pair_refuses_what_a_query_refuses():
+    with pytest.raises(BoxError, match="outside"):
+        match_figure(PHOTOS / "coffee.png", PHOTOS / "coffee.png", (900, 0, 990, 10))
+    with pytest.raises(ImageError, match="nowhere"):
+        match_figure(PHOTOS / "coffee.png", "nowhere.jpg")

@@ -22,6 +22,7 @@ from cwf_milvus.errors import CollectionError, FilterError, SettingsError
 from cwf_milvus.model import ClassWeightedEmbeddingFunction
 from cwf_milvus.store.ledger import Ledger
 from cwf_milvus.store.photo_rows import PhotoRows
+from cwf_milvus.store.verification import Originals
 
 
 @pytest.fixture(scope="module")
@@ -390,3 +391,28 @@ def test_remove_takes_a_deleted_folder_and_asks_before_what_is_still_there(
     assert set(photos.uris()) == {str(tmp_path / "there" / f"{i}.png") for i in range(2)}
     assert main(["remove", "--all", "--yes", *where]) == 0
     assert not InstanceCollection.exists(tmp_path / "a.db", "photos")
+
+
+# Photos that are gone or changed
+
+
+def test_verify_names_the_rows_whose_files_are_gone_changed_or_unreadable(
+    photos: InstanceCollection, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone, changed, folder, kept = fill(tmp_path / "in", 4)
+    photos.add(tmp_path / "in", progress=False)
+    photos.add({"a key": np.zeros((40, 40, 3), np.uint8)}, progress=False)
+    assert photos.verify(files=True).ok
+    gone.unlink()
+    drawn(changed, 99)
+    folder.unlink()
+    folder.mkdir()
+    assert photos.verify().ok
+    outcome = photos.verify(files=True)
+    assert outcome.originals == Originals([str(gone)], [str(changed)], [str(folder)], 1)
+    assert not outcome.ok
+    assert repr(str(changed)) in str(outcome)
+    assert str(kept) not in str(outcome)
+    photos.close()
+    assert main(["verify", "--files", "--json", "--uri", str(tmp_path / "a.db")]) == 1
+    assert json.loads(capsys.readouterr().out)["originals"]["gone"] == [str(gone)]

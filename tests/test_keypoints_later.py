@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from milvus_server import MilvusServer
 from PIL import Image as PilImage
 from small_encoders import CHELSEA, COFFEE, ROCKET, tiny
 
@@ -60,6 +61,25 @@ def test_rows_get_their_keypoints_and_are_searched_by_them(place):
         assert part.framed_by == "keypoints"
         assert part.metadata == {"thing": "part"}
         assert len(photos.encoder.keypoints_read) == 0
+
+
+@pytest.mark.server
+def test_on_a_server_they_are_those_of_milvus_lite(place, encoder, server: MilvusServer):
+    with InstanceCollection.create(server.uri, "later", encoder) as there:
+        there.add(list(uris(place).values()), progress=False)
+        assert there.upgrade(progress=False).updated == 4
+        assert there.upgrade(progress=False).skipped == 4
+        assert there.verify().ok
+        rows = there.get(sorted(there.uris()), vectors=True)
+        assert there.search(CHELSEA, box=(90, 5, 355, 275))[0].stages[-1].stage == "spatial"
+        there.drop()
+    with InstanceCollection.open(*place) as here:
+        here.upgrade(progress=False)
+        for mine, theirs in zip(here.get(sorted(here.uris()), vectors=True), rows, strict=True):
+            assert mine.unpack().keypoints.descriptors.any()
+            np.testing.assert_array_equal(
+                mine.unpack().keypoints.descriptors, theirs.unpack().keypoints.descriptors
+            )
 
 
 def test_they_are_those_that_indexing_gives(place, encoder, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from pathlib import Path
 
 import PIL.Image
@@ -322,3 +323,16 @@ def test_broken_exif_is_no_fields():
     for at in range(start, start + 60):
         exif_fields(good[:at] + b"\xff\xff\xff" + good[at + 3 :], "a")
     assert exif_fields(b"no photo", "a") == {}
+
+
+def test_a_huge_file_and_one_that_is_none_are_refused_at_once(tmp_path):
+    huge = tmp_path / "huge.jsonl"
+    with huge.open("wb") as file:
+        file.truncate(8 * 10**9)  # takes no room
+    assert "it has 8,000,000,000 bytes, and 268,435,456 are read at once: split it" in refusal(huge)
+    os.mkfifo(tmp_path / "pipe.csv")
+    (tmp_path / "loop.csv").symlink_to("loop.csv")
+    assert "it is a folder, pipe, socket or device" in refusal(tmp_path / "pipe.csv")
+    assert "loop.csv" in refusal(tmp_path / "loop.csv")
+    (tmp_path / "zero.csv").symlink_to("/dev/zero")
+    assert "it is a folder, pipe, socket or device" in refusal(tmp_path / "zero.csv")

@@ -133,6 +133,12 @@ def test_boxes_come_back_exactly():
     assert unpack_boxes(pack_boxes(np.empty((0, 4)))).shape == (0, 4)
 
 
+@pytest.mark.parametrize("text", ["AAAA", "AAAAAA==", "AAAAAAAAAAA=", "AAAAAAAAAAAAAAAAAAAAAAA="])
+def test_boxes_of_a_wrong_length_are_refused_as_damaged(text):  # found by a fuzzer
+    with pytest.raises(CollectionError, match="damaged"):
+        unpack_boxes(text)
+
+
 def test_more_boxes_than_a_field_holds_are_refused():
     with pytest.raises(SettingsError, match="4000 boxes"):
         pack_boxes(np.zeros((4000, 4)))

@@ -296,6 +296,19 @@ def test_a_photo_that_cannot_be_read_is_a_gap_that_names_the_reason(tmp_path):
         assert reason in shown.text
 
 
+def test_paths_are_hidden_where_that_is_asked_for(tmp_path):
+    places = [PHOTOS / "coffee.png", tmp_path / "gone.jpg", "https://user:word@host/a/b.jpg?key=9"]
+    answer = Hits(query(str(PHOTOS / "chelsea.png")), [hit(place) for place in places])
+    whole = answer.save(tmp_path / "whole.html").read_text("utf-8")
+    hidden = answer.save(tmp_path / "hidden.html", hide_paths=True).read_text("utf-8")
+    for path in (str(PHOTOS), str(tmp_path), "user:word@host"):
+        assert path in whole
+        assert path not in hidden
+    assert "key=9" not in hidden
+    for name in ("chelsea.png", "coffee.png", "gone.jpg", "b.jpg"):
+        assert name in Page(hidden).text
+
+
 def test_photos_that_fail_slowly_do_not_hold_up_the_page(tmp_path, monkeypatch):
     monkeypatch.setattr(page, "_PATIENCE", 0.0)
     gone = [hit(tmp_path / f"{i}.jpg") for i in range(3)]

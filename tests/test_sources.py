@@ -361,3 +361,25 @@ def test_a_path_object_is_never_a_url(tmp_path, monkeypatch):
 def test_urls_have_the_byte_limit_too(memory):
     with pytest.raises(ImageError, match="larger than 10 bytes"):
         read_bytes("memory://cats/a.png", max_bytes=10)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "reference://x.json",
+        "git://repo:branch@a.jpg",
+        "zip://a.jpg::dask://host/a.zip",
+        "dir::memory://folder/a.jpg",
+        "JUPYTER://host/a.jpg",
+        "libarchive://a.jpg::memory://a.rar",
+    ],
+)
+def test_a_protocol_that_is_not_on_is_refused_by_name(url, monkeypatch):
+    with pytest.raises(ImageError, match="is not on; set CWF_MILVUS_PROTOCOLS="):
+        read_bytes(url)
+    with pytest.raises(ImageError, match="is not on; set CWF_MILVUS_PROTOCOLS="):
+        list_photos(url.replace("a.jpg", "").replace("x.json", "x"))
+    monkeypatch.setenv("CWF_MILVUS_PROTOCOLS", "reference git dask dir jupyter libarchive")
+    with pytest.raises(ImageError) as error:
+        read_bytes(url)
+    assert "is not on" not in str(error.value)

@@ -60,6 +60,33 @@ def values(told: dict) -> dict[str, float]:
     return {line["method"]: line["value"] for line in told["tables"][0]["lines"]}
 
 
+def test_the_best_that_users_get_is_measured_with_keypoints_and_graph(folder, evaluate):
+    fit = ("--whiten-from", str(folder / "fit"))
+    best = ("--rerank", "auto", "--graph")
+    _, plain, _ = evaluate(*fit)
+    status, through_milvus, _ = evaluate(*fit, *best)
+    assert status == 0
+    (found,) = values(through_milvus).values()
+    assert next(iter(values(plain).values())) < 1
+    assert found == 1  # the same pixels, cut out elsewhere
+    assert "auto on 200 + graph" in next(iter(values(through_milvus)))
+    _, exact, _ = evaluate(*fit, *best, "--exact")
+    assert list(values(exact).values()) == [found]
+
+
+def test_keypoints_of_kept_features_need_no_network(folder, evaluate, monkeypatch):
+    fit = ("--whiten-from", str(folder / "fit"))
+    evaluate(*fit)
+
+    def seen(*_: object) -> None:
+        raise AssertionError("the network was run again")
+
+    monkeypatch.setattr(FeatureStore, "_see", seen)
+    status, told, _ = evaluate(*fit, "--rerank", "auto", "--set", "keypoints=500")
+    assert status == 0
+    assert list(values(told).values()) == [1]
+
+
 def test_a_run_through_milvus_equals_an_exact_one(evaluate, folder):
     fit = ("--whiten-from", str(folder / "fit"))
     status, through_milvus, _ = evaluate(*fit)

@@ -29,9 +29,9 @@ from towhee.types.image import Image as TowheeImage
 import cwf_milvus.towhee
 from cwf_milvus import operators
 from cwf_milvus.encode.encoder import Encoder
-from cwf_milvus.hub.install import HUB, install, operator_names, uninstall
+from cwf_milvus.operators.install import HUB, install, operator_names, uninstall
 
-ROOT = HUB.parents[1]
+ROOT = HUB.parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def embedding(*args: Any, config: Any = None, **options: Any) -> Any:
 
 @pytest.mark.parametrize("name", operator_names())
 def test_a_factory_takes_what_its_core_takes(name: str) -> None:
-    factory = getattr(importlib.import_module(f"cwf_milvus.hub.{name}"), name)
+    factory = getattr(importlib.import_module(f"cwf_milvus.data.hub.{name}"), name)
     core = getattr(operators, name.title().replace("_", ""))
     expected = [(p.name, p.default) for p in inspect.signature(core).parameters.values()]
     assert [(p.name, p.default) for p in inspect.signature(factory).parameters.values()] == expected

@@ -177,7 +177,7 @@ def test_a_missing_file_and_a_folder_are_refused_by_name(tmp_path):
 
 
 def test_weights_of_another_network_are_refused_naming_what_differs(state):
-    with pytest.raises(WeightsError, match=r"not those of 'toy'.*size mismatch.*weight"):
+    with pytest.raises(WeightsError, match=r"not those of 'toy'.*another shape.*weight"):
         fill(nn.ModuleDict({"fc": nn.Linear(4, 2)}), state, "toy")
     with pytest.raises(WeightsError, match=r"not those of 'toy'.*head"):
         fill(nn.ModuleDict({"head": nn.Linear(3, 2)}), state, "toy")

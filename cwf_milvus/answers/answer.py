@@ -98,17 +98,20 @@ class Hits(Sequence[Hit]):
         """Return `to_dict` as JSON."""
         return json.dumps(self.to_dict(), indent=indent, ensure_ascii=False)
 
-    def save(self, path: str | Path, show: Sequence[str] | None = None) -> Path:
+    def save(
+        self, path: str | Path, show: Sequence[str] | None = None, *, hide_paths: bool = False
+    ) -> Path:
         """Write one self-contained HTML page: the query with its box, and each hit.
 
         Args:
             path: the file; one that is there is replaced.
             show: which of your own fields; None for all.
+            hide_paths: name photos without their folders or hosts.
 
         Raises:
             SettingsError: the page cannot be written there.
         """
-        return save_page([(self.query, self, self.found)], path, show)
+        return save_page([(self.query, self, self.found)], path, show, hide_paths=hide_paths)
 
     def explain(self) -> str:
         """Return a table of each stage's score and rank, so that one sees what moved a hit.

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import PIL.Image
 from PIL import ImageDraw
-from torch import Tensor
 
 from cwf_milvus.photos.box import Box
+
+if TYPE_CHECKING:  # torch takes seconds, and most pages have no heat on them
+    from torch import Tensor
 
 BOX_COLOUR = "#ffb000"
 _CASING = "#101010"  # beside every line, so that it shows on any photo
@@ -50,7 +53,7 @@ def overlay(image: PIL.Image.Image, heat: Tensor | np.ndarray) -> PIL.Image.Imag
     Returns:
         RGB, of the photo's size.
     """
-    values = np.asarray(heat.detach().cpu() if isinstance(heat, Tensor) else heat, np.float32)
+    values = np.asarray(heat if isinstance(heat, np.ndarray) else heat.detach().cpu(), np.float32)
     cells = PIL.Image.fromarray(np.nan_to_num(values))
     smooth = np.asarray(cells.resize(image.size, PIL.Image.Resampling.BILINEAR))
     colours = PIL.Image.fromarray(heat_colours(smooth))

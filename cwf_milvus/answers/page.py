@@ -99,6 +99,8 @@ def save_page(
     results: Sequence[tuple[Query, Sequence[Hit], bool | None]],
     path: str | Path,
     show: Sequence[str] | None = None,
+    *,
+    hide_paths: bool = False,
 ) -> Path:
     """Write answers as one HTML page without scripts, links or files beside it.
 
@@ -112,6 +114,7 @@ def save_page(
             or several; each becomes a section.
         path: the file; one that is there is replaced.
         show: which of the metadata; None for all.
+        hide_paths: name photos without their folders or hosts, for a page that others will see.
 
     Returns:
         The path.
@@ -119,8 +122,8 @@ def save_page(
     Raises:
         SettingsError: the page cannot be written there.
     """
-    photos = _Photos(_PAGE_SIDE)
-    title = f"Hits for {results[0][0].name}" if len(results) == 1 else "Hits"
+    photos = _Photos(_PAGE_SIDE, hide_paths)
+    title = f"Hits for {photos.named(results[0][0].name)}" if len(results) == 1 else "Hits"
     parts = [
         "<!doctype html>",
         '<html lang="en"><head><meta charset="utf-8">',
@@ -154,8 +157,9 @@ class _Photo:
 class _Photos:
     """Reads photos for a page; those that fail slowly do not hold it up."""
 
-    def __init__(self, side: int) -> None:
+    def __init__(self, side: int, hide_paths: bool = False) -> None:
         self.side = side
+        self.hide_paths = hide_paths
         self.lost = 0.0  # seconds
 
     def read(self, source: Any, size: tuple[int, int]) -> _Photo:
@@ -169,9 +173,14 @@ class _Photos:
             small = thumbnail(image, self.side)
         except Exception as error:  # whatever is wrong with one photo, the page is written
             self.lost += time.monotonic() - start
-            return _Photo(None, reason=str(error))
+            reason = "it cannot be read any more" if self.hide_paths else str(error)
+            return _Photo(None, reason=reason)
         width, height = size if min(size) > 0 else (image.width, image.height)
         return _Photo(small, (small.width / width, small.height / height))
+
+    def named(self, uri: str) -> str:
+        """Return a photo's name as the page shows it."""
+        return _last(uri) if self.hide_paths else uri
 
 
 def _section(
@@ -187,11 +196,12 @@ def _section(
     asked, picture = None, ""
     if query.image is not None:
         asked = photos.read(query.image, (query.image.width, query.image.height))
-        picture = _framed(asked, f"The query, {query.name}", query.box)
+        picture = _framed(asked, f"The query, {photos.named(query.name)}", query.box)
     rest = len(hits) - at_most
     return "".join(
         [
-            f'<section><figure class="query">{picture}<figcaption><h2>{_text(query.name)}</h2>',
+            f'<section><figure class="query">{picture}<figcaption>',
+            f"<h2>{_text(photos.named(query.name))}</h2>",
             f'<p class="about">{about}{count}</p></figcaption></figure>',
             _absent(hits) if found is False else "",
             "<ol>",
@@ -214,7 +224,7 @@ def _absent(hits: Sequence[Hit]) -> str:
 def _card(
     hit: Hit, rank: int, asked: _Photo | None, photos: _Photos, show: Sequence[str] | None
 ) -> str:
-    name = hit.uri.rstrip("/").rpartition("/")[2] or hit.uri
+    name = _last(hit.uri)
     classes = "".join(f"<span>{_text(name)}</span>" for name in hit.classes)
     own = photos.read(hit.uri, (hit.width, hit.height))
     return "".join(
@@ -226,7 +236,7 @@ def _card(
             f'<p class="about">certainty {hit.certainty:.0%}</p>'
             if hit.certainty is not None
             else "",
-            f'<p class="uri">{_text(hit.uri)}</p>' if name != hit.uri else "",
+            f'<p class="uri">{_text(hit.uri)}</p>' if name != photos.named(hit.uri) else "",
             f'<div class="classes">{classes}</div>' if classes else "",
             f'<p class="note">{_text(hit.note)}</p>' if hit.note else "",
             "".join(_metadata(hit.metadata, show)),
@@ -235,6 +245,12 @@ def _card(
             "</figcaption></figure></li>",
         ]
     )
+
+
+def _last(uri: str) -> str:
+    """Return what stands behind a uri's last slash, without a question."""
+    path = uri.partition("?")[0] if "://" in uri else uri
+    return path.rstrip("/").rpartition("/")[2] or uri
 
 
 def _framed(

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-
-import torch
 
 
 @contextmanager
@@ -17,6 +16,10 @@ def alone() -> Iterator[None]:
     other vectors under the same fingerprint, or tensors that cannot be used outside. The default
     dtype is the whole process's, so it is changed only where it has to be.
     """
+    torch = sys.modules.get("torch")
+    if torch is None:  # what was not imported has no modes, and takes seconds to import
+        yield
+        return
     with ExitStack() as stack:
         for kind in ("cpu", "cuda"):
             if torch.is_autocast_enabled(kind):
@@ -31,6 +34,11 @@ def alone() -> Iterator[None]:
         yield
 
 
+def _one_thread() -> None:
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
+
+
 # OpenMP's threads do not come along into a forked child, which would wait for them for ever.
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
+    os.register_at_fork(after_in_child=_one_thread)

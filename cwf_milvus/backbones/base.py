@@ -6,6 +6,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,10 @@ class FeatureMaps:
     class_weights: Callable[[Tensor], Tensor]
 
 
+Head: TypeAlias = tuple[Tensor, Callable[[Tensor], Tensor]]
+"""Logits, and the function from class ids to class weights."""
+
+
 class Backbone(nn.Module, ABC):
     """A classifier seen as Eq. 1 sees it. Input is RGB in 0..255; it normalises by itself.
 
@@ -49,12 +54,29 @@ class Backbone(nn.Module, ABC):
     class_names: Sequence[str]
 
     @abstractmethod
+    def maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return X of shape (B, K, H, W) and G of shape (B, M, H', W'); images as in `forward`."""
+
+    @abstractmethod
+    def head(self, class_source: Tensor) -> Head:
+        """Return the logits of shape (B, C), and ids to class weights, as in `FeatureMaps`.
+
+        Args:
+            class_source: G of shape (B, M, H', W').
+        """
+
+    def linear_head(self) -> tuple[Tensor, Tensor] | None:
+        """Return W (C, M) and b (C,) where the logits are ``W mean_hw(G) + b``; None elsewhere."""
+        return None
+
     def forward(self, images: Tensor) -> FeatureMaps:
         """Run the network once.
 
         Args:
             images: RGB in 0..255 of shape (B, 3, h, w), uint8 or float, on the module's device.
         """
+        features, class_source = self.maps(images)
+        return FeatureMaps(features, class_source, *self.head(class_source))
 
     def features_only(self, images: Tensor) -> Tensor:
         """Return X alone, of shape (B, K, H, W)."""
@@ -63,6 +85,11 @@ class Backbone(nn.Module, ABC):
     def predict(self, images: Tensor) -> Tensor:
         """Return the logits alone, of shape (B, C)."""
         return self.forward(images).logits
+
+    @property
+    def any_size(self) -> bool:
+        """Whether it takes images of any size; else squares of `native_size` alone."""
+        return True
 
     @property
     def device(self) -> torch.device:
@@ -85,3 +112,43 @@ class Backbone(nn.Module, ABC):
                     f"weight {name!r} of {self.name!r} holds NaN or infinity: the checkpoint is "
                     "damaged; fetch it again or pass another file with weights=FILE"
                 )
+
+
+class ClassMapsFrom(Backbone):
+    """Features of one network, class maps and logits of another; both see the same images.
+
+    Args:
+        features: gives X.
+        classes: gives G, w and the logits; its maps are resized to X's grid when they are made.
+    """
+
+    def __init__(self, features: Backbone, classes: Backbone) -> None:
+        super().__init__()
+        self.name = f"{features.name}+{classes.name}"
+        self.of_features = features
+        self.of_classes = classes
+        self.n_features = features.n_features
+        self.stride = features.stride
+        self.native_size = classes.native_size
+        self.class_names = classes.class_names
+
+    def digest(self) -> str:
+        """SHA-256 over the digests of both networks."""
+        both = self.of_features.digest() + self.of_classes.digest()
+        return hashlib.sha256(both.encode()).hexdigest()
+
+    def maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Run both networks once; see `Backbone.maps`."""
+        return self.of_features.features_only(images), self.of_classes.maps(images)[1]
+
+    def head(self, class_source: Tensor) -> Head:
+        """Return the logits and class weights of `classes`; see `Backbone.head`."""
+        return self.of_classes.head(class_source)
+
+    def features_only(self, images: Tensor) -> Tensor:
+        """Return X alone, of shape (B, K, H, W)."""
+        return self.of_features.features_only(images)
+
+    def predict(self, images: Tensor) -> Tensor:
+        """Return the logits alone, of shape (B, C)."""
+        return self.of_classes.predict(images)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from cwf_milvus.backbones.base import Backbone, FeatureMaps
+from cwf_milvus.backbones.base import Backbone, Head
 from cwf_milvus.backbones.layers import fold_norms, keep_output, kept_outputs
 from cwf_milvus.errors import ImageError, SettingsError
 
@@ -113,31 +112,20 @@ class PooledClassifier(Backbone):
         """SHA-256 over the weights as they were loaded, before batch norms were folded."""
         return self._digest
 
-    def forward(self, images: Tensor) -> FeatureMaps:
-        """Run the network once; see `Backbone.forward`.
-
-        Raises:
-            ImageError: images of another size than the only one that the network takes.
-        """
-        features, class_source = self._maps(images)
-        pooled = class_source.mean((2, 3))
-        cells = class_source.shape[2] * class_source.shape[3]
-        return FeatureMaps(
-            features,
-            class_source,
-            self._split.head(self.network, pooled),
-            lambda class_ids: self._class_weights(pooled, cells, class_ids),
-        )
-
     def features_only(self, images: Tensor) -> Tensor:
         """Return X alone, of shape (B, K, H, W)."""
-        return self._maps(images)[0]
+        return self.maps(images)[0]
 
     def predict(self, images: Tensor) -> Tensor:
         """Return the logits alone, of shape (B, C)."""
         return self._split.head(self.network, self._body(images).mean((2, 3)))
 
-    def _maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return X and G; see `Backbone.maps`.
+
+        Raises:
+            ImageError: images of another size than the only one that the network takes.
+        """
         if self._layer is None:
             class_source = self._body(images)
             return class_source.clamp(min=0), class_source
@@ -149,6 +137,28 @@ class PooledClassifier(Backbone):
         if self._turned:
             features = features.permute(0, 3, 1, 2)
         return features.clamp(min=0), class_source
+
+    def head(self, class_source: Tensor) -> Head:
+        """Return the logits and class weights; see `Backbone.head`."""
+        pooled = class_source.mean((2, 3))
+        cells = class_source.shape[2] * class_source.shape[3]
+        return (
+            self._split.head(self.network, pooled),
+            lambda class_ids: self._class_weights(pooled, cells, class_ids),
+        )
+
+    def linear_head(self) -> tuple[Tensor, Tensor] | None:
+        """Return the rows and biases of a linear head; see `Backbone.linear_head`."""
+        if self._linear is None:
+            return None
+        head = self.network.get_submodule(self._linear)
+        weight, bias = head.get_parameter("weight"), head.bias
+        return weight, weight.new_zeros(len(weight)) if bias is None else bias  # type: ignore[return-value]
+
+    @property
+    def any_size(self) -> bool:
+        """Whether it takes images of any size; else squares of `native_size` alone."""
+        return self._any_size
 
     def _body(self, images: Tensor) -> Tensor:
         height, width = images.shape[-2:]
@@ -230,48 +240,6 @@ class PooledClassifier(Backbone):
             f"layer {self._layer!r} of {self.name!r} gives no maps of shape (B, K, H, W): "
             "name a convolution, norm, activation or block"
         )
-
-
-class ClassMapsFrom(Backbone):
-    """Features of one network, class maps and logits of another; both see the same images.
-
-    Args:
-        features: gives X.
-        classes: gives G, w and the logits; its maps are resized to X's grid when they are made.
-    """
-
-    def __init__(self, features: Backbone, classes: Backbone) -> None:
-        super().__init__()
-        self.name = f"{features.name}+{classes.name}"
-        self.of_features = features
-        self.of_classes = classes
-        self.n_features = features.n_features
-        self.stride = features.stride
-        self.native_size = classes.native_size
-        self.class_names = classes.class_names
-
-    def digest(self) -> str:
-        """SHA-256 over the digests of both networks."""
-        both = self.of_features.digest() + self.of_classes.digest()
-        return hashlib.sha256(both.encode()).hexdigest()
-
-    def forward(self, images: Tensor) -> FeatureMaps:
-        """Run both networks once; see `Backbone.forward`."""
-        maps = self.of_classes(images)
-        return FeatureMaps(
-            self.of_features.features_only(images),
-            maps.class_source,
-            maps.logits,
-            maps.class_weights,
-        )
-
-    def features_only(self, images: Tensor) -> Tensor:
-        """Return X alone, of shape (B, K, H, W)."""
-        return self.of_features.features_only(images)
-
-    def predict(self, images: Tensor) -> Tensor:
-        """Return the logits alone, of shape (B, C)."""
-        return self.of_classes.predict(images)
 
 
 def _fit(images: Tensor, height: int, width: int) -> tuple[float, float]:

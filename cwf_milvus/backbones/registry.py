@@ -2,41 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import timm
 import torch
-import torchvision
-from timm.data import resolve_data_config
 
-from cwf_milvus.backbones.base import Backbone
-from cwf_milvus.backbones.decomposeme import NAME as DECOMPOSEME
-from cwf_milvus.backbones.decomposeme import build_decomposeme
-from cwf_milvus.backbones.libraries import (
-    build_timm,
-    build_torchvision,
-    lite_names_as_timm,
-    split_timm,
-    split_torchvision,
-)
-from cwf_milvus.backbones.pooled import ClassMapsFrom, PooledClassifier
-from cwf_milvus.backbones.vgg import build_vgg16, build_vgg16_cam
-from cwf_milvus.backbones.weights import (
-    RANDOM,
-    classes_in,
-    fill,
-    find_weights,
-    load_state_dict,
-    seeded,
-)
+from cwf_milvus.backbones.base import Backbone, ClassMapsFrom
+from cwf_milvus.backbones.kept import Runtime, checked_runtime, ready_network
 from cwf_milvus.errors import SettingsError
-
-_IMAGENET = tuple(torchvision.models.ResNet50_Weights.IMAGENET1K_V1.meta["categories"])
-_LITE_SIZES = {"efficientnet_lite0": 224, "efficientnet_lite1": 240, "efficientnet_lite2": 260}
-_VGG = ("vgg16", "vgg16_cam")
 
 
 @dataclass(frozen=True)
@@ -65,6 +38,7 @@ def create_backbone(
     layer: str | None = None,
     cams_from: str | None = None,
     device: str | torch.device | None = None,
+    runtime: Runtime = "torch",
 ) -> Backbone:
     """Build a network with its weights, ready to run, without gradients.
 
@@ -78,15 +52,22 @@ def create_backbone(
         layer: the layer that gives X; None for the network's own default.
         cams_from: another network, with its own weights, that supplies the class maps.
         device: None for the GPU where there is one.
+        runtime: what runs it: "torch"; "openvino", on a CPU alone; "auto" for OpenVINO where it is
+            installed, the device is a CPU, and the network converts to one that gives the same
+            maps (`backbones.kept`), else PyTorch.
 
     Raises:
-        SettingsError: a name, layer or device that there is not.
+        SettingsError: a name, layer, device or runtime that there is not.
         WeightsError: weights that are missing, unsafe, damaged, or of another network.
     """
-    place = _device(device)
-    backbone = _create(name, weights, layer)
+    place, asked = _device(device), checked_runtime(runtime)
+    if place.type != "cpu":
+        if asked == "openvino":
+            raise SettingsError(f"runtime='openvino' on {place}: it is for a CPU; leave it out")
+        asked = "torch"
+    backbone = ready_network(name, weights, layer, asked)
     if cams_from is not None:
-        backbone = ClassMapsFrom(backbone, _create(cams_from, None, None))
+        backbone = ClassMapsFrom(backbone, ready_network(cams_from, None, None, asked))
     backbone.check_finite()
     return backbone.eval().requires_grad_(False).to(place)
 
@@ -133,7 +114,7 @@ def list_backbones() -> list[BackboneInfo]:
             "random weights only; the paper's figures are its authors'",
         ),
         BackboneInfo(
-            DECOMPOSEME,
+            "decomposeme",
             "512, stride 32",
             "linear",
             "none published: --weights FILE of your own training, or random for tests",
@@ -158,101 +139,6 @@ def list_backbones() -> list[BackboneInfo]:
             "checked when it is built: logits equal the head's of the mean of the maps",
         ),
     ]
-
-
-def _create(name: str, weights: str | Path | None, layer: str | None) -> Backbone:
-    if name in _VGG:
-        build = build_vgg16 if name == "vgg16" else build_vgg16_cam
-        return build(layer or "conv5_1", weights)
-    if name in _LITE_SIZES:
-        return _create_lite(name, weights, layer)
-    if name == DECOMPOSEME:
-        return build_decomposeme(layer, weights)
-    library, network = _library_of(name)
-    state = None
-    if weights != RANDOM:
-        state = load_state_dict(find_weights(f"{library}:{network}", weights))
-    if library == "timm":
-        with seeded():
-            model = build_timm(network, state, name)
-        config = resolve_data_config({}, model=model)
-        return PooledClassifier(
-            name,
-            model,
-            split_timm(model, name),
-            mean=[255 * part for part in config["mean"]],
-            std=[255 * part for part in config["std"]],
-            native_size=config["input_size"][-1],
-            class_names=_class_names(model.num_classes),
-            layer=layer,
-        )
-    with seeded():
-        model = build_torchvision(network, state, name)
-    published = torchvision.models.get_model_weights(network).DEFAULT
-    transform = published.transforms()
-    return PooledClassifier(
-        name,
-        model,
-        split_torchvision(model, name),
-        mean=[255 * part for part in transform.mean],
-        std=[255 * part for part in transform.std],
-        native_size=transform.crop_size[0],
-        class_names=tuple(published.meta["categories"]),
-        layer=layer,
-    )
-
-
-def _create_lite(name: str, weights: str | Path | None, layer: str | None) -> Backbone:
-    with seeded():
-        model = timm.create_model(f"tf_{name}")
-    if weights != RANDOM:
-        state = lite_names_as_timm(load_state_dict(find_weights(name, weights)), model)
-        n_classes = classes_in(model, state)
-        if n_classes is not None:
-            model = timm.create_model(f"tf_{name}", num_classes=n_classes)
-        fill(model, state, name)
-    return PooledClassifier(
-        name,
-        model,
-        split_timm(model, name),
-        mean=[127.0] * 3,
-        std=[128.0] * 3,
-        native_size=_LITE_SIZES[name],
-        class_names=_IMAGENET,
-        layer=layer,
-    )
-
-
-def _library_of(name: str) -> tuple[str, str]:
-    library, _, network = name.rpartition(":")
-    known = {
-        "torchvision": torchvision.models.list_models(module=torchvision.models),
-        "timm": timm.list_models(),
-    }
-    for place in [library] if library else known:
-        architecture, _, tag = network.partition(".")
-        if architecture not in known.get(place, ()):
-            continue
-        if tag and not library and place == "torchvision":
-            continue  # tags are timm's
-        tags = timm.list_pretrained(f"{architecture}.*") if place == "timm" else []
-        if tag and network not in tags:
-            raise SettingsError(
-                f"there is no backbone {name!r}: {architecture} has the weights "
-                f"{', '.join(tags) or 'of one origin alone'}"
-            )
-        return place, network
-    every = {*_LITE_SIZES, *_VGG, *known["torchvision"], *known["timm"]}
-    near = difflib.get_close_matches(network, sorted(every), 3)
-    hint = f"did you mean {', '.join(near)}? " if near else ""
-    raise SettingsError(
-        f"there is no backbone {name!r}: {hint}`cwf-milvus backbones` lists those that are "
-        "documented; torchvision:NAME and timm:NAME take any other classifier of theirs"
-    )
-
-
-def _class_names(n: int) -> Sequence[str]:
-    return _IMAGENET if n == len(_IMAGENET) else tuple(f"class {i}" for i in range(n))
 
 
 def _device(device: str | torch.device | None) -> torch.device:

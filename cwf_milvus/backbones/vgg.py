@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import VGG16_Weights, vgg16
 
-from cwf_milvus.backbones.base import Backbone, FeatureMaps
+from cwf_milvus.backbones.base import Backbone, Head
 from cwf_milvus.backbones.weights import RANDOM, fill, find_weights, load_state_dict, seeded
 from cwf_milvus.errors import ImageError, SettingsError, WeightsError
 
@@ -120,14 +120,17 @@ class Vgg16(_Vgg):
             weight: Tensor = self.classifier[0].weight
             self.fc6_sums = weight.detach().view(4096, 512, 49).sum(-1)
 
-    def forward(self, images: Tensor) -> FeatureMaps:
-        """Run the network once; see `Backbone.forward`.
+    def maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return X and relu5_3; see `Backbone.maps`.
 
         Raises:
             WeightsError: the weights were the convolutions alone.
             ImageError: images of less than 32 pixels a side.
         """
-        features, class_source = self._convolve(images, self.classifier)
+        return self._convolve(images, self.classifier)
+
+    def head(self, class_source: Tensor) -> Head:
+        """Return the logits and class weights; see `Backbone.head`."""
         fc6, _, _, fc7, _, _, fc8 = self.classifier  # type: ignore[misc]
         pooled = F.adaptive_avg_pool2d(F.max_pool2d(class_source, 2), 7).flatten(1)
         hidden6 = F.relu(fc6(pooled))
@@ -139,7 +142,7 @@ class Vgg16(_Vgg):
             gradients = (gradients @ fc7.weight) * (hidden6 > 0)[:, None]
             return gradients @ self.fc6_sums / cells
 
-        return FeatureMaps(features, class_source, fc8(hidden7), class_weights)
+        return fc8(hidden7), class_weights
 
 
 class Vgg16Cam(_Vgg):
@@ -156,18 +159,25 @@ class Vgg16Cam(_Vgg):
             self.CAM_conv = nn.Conv2d(512, _CAM_CHANNELS, 3, padding=1, groups=groups)
             self.CAM_fc = nn.Linear(_CAM_CHANNELS, len(self.class_names))
 
-    def forward(self, images: Tensor) -> FeatureMaps:
-        """Run the network once; see `Backbone.forward`.
+    def maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return X and G; see `Backbone.maps`.
 
         Raises:
             WeightsError: the weights were the convolutions alone.
             ImageError: images of less than 16 pixels a side.
         """
         features, last = self._convolve(images, self.CAM_conv)
-        class_source = F.relu(self.CAM_conv(last))  # type: ignore[misc]
+        return features, F.relu(self.CAM_conv(last))  # type: ignore[misc]
+
+    def head(self, class_source: Tensor) -> Head:
+        """Return the logits and class weights; see `Backbone.head`."""
         fc: nn.Linear = self.CAM_fc  # type: ignore[assignment]
-        logits = fc(class_source.mean((2, 3)))
-        return FeatureMaps(features, class_source, logits, lambda ids: fc.weight[ids])
+        return fc(class_source.mean((2, 3))), lambda ids: fc.weight[ids]
+
+    def linear_head(self) -> tuple[Tensor, Tensor] | None:
+        """Return the rows and biases of CAM_fc; see `Backbone.linear_head`."""
+        fc: nn.Linear = self.CAM_fc  # type: ignore[assignment]
+        return fc.weight, fc.bias
 
 
 def build_vgg16(layer: str = "conv5_1", weights: str | Path | None = None) -> Vgg16:

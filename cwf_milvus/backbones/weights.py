@@ -21,6 +21,14 @@ RANDOM = "random"
 
 _HOLDERS = ("state_dict", "model_state_dict", "model", "net", "network")
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.")
+OWN_NETWORKS = (
+    "efficientnet_lite0",
+    "efficientnet_lite1",
+    "efficientnet_lite2",
+    "vgg16",
+    "vgg16_cam",
+)
+"""Networks whose weights are found by this package's own names."""
 _OWN_WEIGHTS = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 
 

@@ -52,6 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
         token=token(),
         weights=arguments.weights,
         device=arguments.device,
+        runtime=arguments.runtime,
     ) as collection:
         if dataset is None:
             keep_model(collection.sidecar, None)

@@ -30,9 +30,11 @@ from cwf_milvus.evaluation.runner import (
     gather,
 )
 from cwf_milvus.method.aggregation import count_classes
+from cwf_milvus.search.registry import AUTO
 from cwf_milvus.search.stored import Regions
 
 DEFAULT_BACKBONE = "efficientnet_lite0"
+_BY_KEYPOINTS = (AUTO, "spatial")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -44,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     boxes = None if arguments.boxes is None else read_boxes(arguments.boxes, dataset)
     asked = {"": dataset}
     if boxes is not None:
-        boxed = ask_boxes(dataset, boxes)
+        boxed = ask_boxes(dataset, boxes, one_thing=arguments.one_thing)
         asked = {"boxes": boxed, "the same photos whole": ask_whole(boxed)}
     elif arguments.whole_queries:
         asked = {"": ask_whole(dataset)}
@@ -70,13 +72,18 @@ def read_boxes(path: str | Path, dataset: Dataset) -> list[BoxedQuery]:
     """Read a file of boxes: for each data set's name a list of images, boxes and groups.
 
     ``{"objects_dev": [{"image": "jpg/a.jpg", "box": [279, 100, 601, 862], "group": "can"}]}``,
-    boxes in pixels of the upright photo, the group only where queries share a photo.
+    boxes in pixels of the upright photo, the group only where queries share a photo; or such a
+    list alone.
 
     Raises:
         SettingsError: no such file, or none for this dataset in it.
     """
     try:
-        entries = json.loads(Path(path).read_text(encoding="utf-8"))[dataset.name]
+        entries = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(entries, list):
+            entries = entries[dataset.name]
+        if not entries:
+            raise ValueError("no box in it")
         return [
             BoxedQuery(
                 str(entry["image"]),
@@ -95,8 +102,9 @@ def read_boxes(path: str | Path, dataset: Dataset) -> list[BoxedQuery]:
 def _evaluations(arguments: argparse.Namespace, asked: dict[str, Dataset]) -> dict[str, Evaluation]:
     encoder = _encoder(arguments, _one_backbone(arguments))
     found = {}
+    looks = bool(encoder.n_keypoints) and (arguments.graph or arguments.rerank in _BY_KEYPOINTS)
     for name, dataset in asked.items():
-        inputs = _gather(arguments, dataset, encoder)
+        inputs = _gather(arguments, dataset, encoder, keypoints=looks)
         fitted = methods.fit_encoder(encoder, inputs) if arguments.whiten_from else encoder
         label = f"{_setting(arguments, fitted)}{f', {name}' if name else ''}"
         found[label] = evaluate(
@@ -106,8 +114,9 @@ def _evaluations(arguments: argparse.Namespace, asked: dict[str, Dataset]) -> di
             uri=arguments.uri,
             token=os.environ.get("MILVUS_TOKEN"),
             rerank=_reranker(arguments),
-            expand=arguments.expand,
+            expand=arguments.expand or (AUTO if arguments.rerank == AUTO else None),
             candidates=arguments.candidates,
+            graph=arguments.graph,
         )
     return found
 
@@ -230,9 +239,10 @@ def _gather(
     encoder: Encoder,
     *,
     cells: bool = False,
+    keypoints: bool = False,
     fit: bool = True,
 ) -> Inputs:
-    store = FeatureStore(encoder, arguments.cache, cells=cells)
+    store = FeatureStore(encoder, arguments.cache, cells=cells, keypoints=keypoints)
     photos = arguments.whiten_from if fit else None
     return gather(dataset, store, photos, progress=progress_bar(arguments.quiet, "features"))
 
@@ -247,6 +257,7 @@ def _encoder(arguments: argparse.Namespace, backbone: str, **settings: Any) -> E
         backbone,
         weights=arguments.weights,
         device=arguments.device,
+        runtime=arguments.runtime,
         batch_size=arguments.batch_size,
         **settings,
     )
@@ -280,6 +291,8 @@ def _setting(arguments: argparse.Namespace, encoder: Encoder) -> str:
         parts.append(f"{arguments.rerank}{share} on {arguments.candidates}")
     if arguments.expand:
         parts.append(arguments.expand)
+    elif arguments.graph:
+        parts.append("graph")
     return " + ".join(parts)
 
 

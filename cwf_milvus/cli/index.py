@@ -51,7 +51,7 @@ def add_index(commands: Any) -> None:
         "--metadata",
         metavar="FILE",
         help="a .csv or .jsonl with a column file_name and your own fields; without it, "
-        "metadata.csv or metadata.jsonl in an indexed folder",
+        "metadata.csv or metadata.jsonl in an indexed folder, where there is one (no other file)",
     )
     command.add_argument(
         "--replace-metadata",
@@ -73,10 +73,16 @@ def add_index(commands: Any) -> None:
         help="also where a folder is gone or empty, or more than a fifth of its photos are gone",
     )
     command.add_argument(
-        "--report", metavar="FILE.jsonl", help="write what became of each photo, a line each"
+        "--report",
+        metavar="FILE",
+        help="write what became of each file that was met, a line each: CSV or Parquet by its "
+        "ending, or else JSON lines (no report)",
     )
     command.add_argument(
-        "--workers", type=positive, metavar="N", help="threads that read and decode"
+        "--workers",
+        type=positive,
+        metavar="N",
+        help="threads that read and decode (one a core, at most 16)",
     )
     command.add_argument(
         "--shard",
@@ -98,38 +104,58 @@ def add_index(commands: Any) -> None:
     pixels_option(command)
     made = command.add_argument_group("when the collection is created")
     made.add_argument("--backbone", metavar="NAME", help="the network (efficientnet_lite0)")
-    made.add_argument("--layer", metavar="NAME", help="the layer that gives the features")
     made.add_argument(
-        "--cams-from", metavar="BACKBONE", help="another network that supplies the class maps"
-    )
-    made.add_argument("--image-size", type=int, metavar="PX", help="side of the features' view")
-    made.add_argument(
-        "--class-image-size", type=int, metavar="PX", help="side of the classes' view"
+        "--layer", metavar="NAME", help="the layer that gives the features (the network's last)"
     )
     made.add_argument(
-        "--store-classes", type=count_or_all, metavar="N|all", help="class vectors kept an image"
+        "--cams-from",
+        metavar="BACKBONE",
+        help="another network that supplies the class maps (the backbone)",
+    )
+    made.add_argument(
+        "--image-size",
+        type=int,
+        metavar="PX",
+        help="longest side of the features' view (640; of other networks 512)",
+    )
+    made.add_argument(
+        "--class-image-size", type=int, metavar="PX", help="longest side of the classes' view (224)"
+    )
+    made.add_argument(
+        "--store-classes",
+        type=count_or_all,
+        metavar="N|all",
+        help="class vectors kept an image (32)",
     )
     of_all = made.add_mutually_exclusive_group()
     of_all.add_argument(
-        "--classes", type=numbers, metavar="ID,ID,...", help="a predefined class list for all"
+        "--classes",
+        type=numbers,
+        metavar="ID,ID,...",
+        help="a predefined class list for all (each photo's likeliest)",
     )
     of_all.add_argument(
         "--classes-from",
         metavar="PHOTOS",
         help="count the predefined class list from these representative queries, "
-        "as many as --store-classes says",
+        "as many as --store-classes says (each photo's likeliest)",
     )
     made.add_argument(
         "--descriptor",
         choices=("classes", "regions", "both"),
-        help="what the descriptor sums; classes is the paper's offline aggregation",
+        help="what the descriptor sums; classes is the paper's offline aggregation (both)",
     )
     made.add_argument(
         "--compact",
         action="store_true",
         help="at most 30 kB a photo: fewer regions and keypoints, and one class",
     )
-    made.add_argument("--dim", type=int, metavar="D", help="dimensions of every vector")
+    made.add_argument(
+        "--dim",
+        type=int,
+        metavar="D",
+        help="dimensions of every vector (1024; of other networks 512)",
+    )
     whitening = made.add_mutually_exclusive_group()
     whitening.add_argument(
         "--fit",
@@ -139,7 +165,9 @@ def add_index(commands: Any) -> None:
         help="fit the whitening on these photos (without a value: on the photos to index, which "
         "is worse than on others)",
     )
-    whitening.add_argument("--whitening", metavar="FILE", help="a whitening file or saved encoder")
+    whitening.add_argument(
+        "--whitening", metavar="FILE", help="a whitening file or saved encoder (the one that ships)"
+    )
     whitening.add_argument("--no-whitening", action="store_true", help="go without whitening")
     made.add_argument(
         "--class-rows",
@@ -182,7 +210,11 @@ def run(arguments: argparse.Namespace) -> int:
     there = InstanceCollection.exists(*place, token=token())
     if there:
         collection = InstanceCollection.open(
-            *place, token=token(), weights=arguments.weights, device=arguments.device
+            *place,
+            token=token(),
+            weights=arguments.weights,
+            device=arguments.device,
+            runtime=arguments.runtime,
         )
     else:
         check_inputs(
@@ -302,7 +334,12 @@ def _new_encoder(arguments: argparse.Namespace, settings: dict[str, Any]) -> Any
         whitening = None
     if arguments.whitening:
         settings.setdefault("dim", Whitenings.from_file(arguments.whitening).dim)
-    options = {"weights": arguments.weights, "device": arguments.device, "whitening": whitening}
+    options = {
+        "weights": arguments.weights,
+        "device": arguments.device,
+        "runtime": arguments.runtime,
+        "whitening": whitening,
+    }
     if arguments.max_pixels:
         options["max_pixels"] = arguments.max_pixels
     if arguments.classes_from:

@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from cwf_milvus.cli.options import (
     OK,
@@ -20,7 +20,8 @@ from cwf_milvus.errors import ImageError, SettingsError
 from cwf_milvus.text import printable
 
 if TYPE_CHECKING:  # torch takes seconds, and help need not wait for it
-    from cwf_milvus.encode.encoder import Encoder
+    from cwf_milvus.encode.encoder import Encoder, EncoderOptions
+    from cwf_milvus.encode.settings import Settings
 
 
 def add_backbones(commands: Any) -> None:
@@ -47,7 +48,7 @@ def add_classes(commands: Any) -> None:
     """Add `classes` and its options."""
     command = add_command(commands, "classes", _classes, "name the likely classes of photos")
     command.add_argument("images", nargs="+", metavar="IMAGE")
-    command.add_argument("--box", metavar="X1,Y1,X2,Y2", help="of the crop alone")
+    command.add_argument("--box", metavar="X1,Y1,X2,Y2", help="of the crop alone (the whole photo)")
     command.add_argument("-n", type=int, default=10, metavar="N", help="classes (%(default)s)")
     command.add_argument("--json", action="store_true", help="print JSON, an object a photo")
     pixels_option(command)
@@ -80,10 +81,20 @@ def _classes(arguments: argparse.Namespace) -> int:
 def add_explain(commands: Any) -> None:
     """Add `explain` and its options."""
     command = add_command(
-        commands, "explain", _explain, "draw class maps and regions over a photo, as PNG"
+        commands,
+        "explain",
+        _explain,
+        "draw class maps and regions over a photo, or the points it shares with another, as PNG",
     )
     command.add_argument("image", metavar="IMAGE")
-    command.add_argument("--box", metavar="X1,Y1,X2,Y2", help="the thing, in pixels of the photo")
+    command.add_argument(
+        "--box", metavar="X1,Y1,X2,Y2", help="the thing, in pixels of the photo (all of it)"
+    )
+    command.add_argument(
+        "--hit",
+        metavar="PHOTO",
+        help="draw this photo beside it, and lines between points that agree (none)",
+    )
     command.add_argument("-n", type=int, default=6, metavar="N", help="class maps (%(default)s)")
     command.add_argument(
         "-o", "--output", default="explain.png", metavar="FILE.png", help="(%(default)s)"
@@ -93,11 +104,14 @@ def add_explain(commands: Any) -> None:
 
 
 def _explain(arguments: argparse.Namespace) -> int:
-    from cwf_milvus.explain import explain_figure
+    from cwf_milvus.explain import explain_figure, match_figure  # torch takes seconds
 
-    figure = explain_figure(
-        _bare_encoder(arguments), arguments.image, arguments.box, n_classes=arguments.n
-    )
+    if arguments.hit is not None:
+        figure = match_figure(arguments.image, arguments.hit, arguments.box)
+    else:
+        figure = explain_figure(
+            _bare_encoder(arguments), arguments.image, arguments.box, n_classes=arguments.n
+        )
     try:
         figure.save(arguments.output)
     except (OSError, ValueError) as error:
@@ -127,15 +141,15 @@ def _convert_weights(arguments: argparse.Namespace) -> int:
     return OK
 
 
-def _bare_encoder(arguments: argparse.Namespace, **settings: int) -> Encoder:
+def _bare_encoder(arguments: argparse.Namespace, **settings: Unpack[Settings]) -> Encoder:
     from cwf_milvus.encode.encoder import Encoder
 
+    options: EncoderOptions = {**settings, "whitening": None}
     if arguments.max_pixels:
-        settings["max_pixels"] = arguments.max_pixels
-    return Encoder(
-        arguments.backbone,
-        weights=arguments.weights,
-        device=arguments.device,
-        whitening=None,
-        **settings,
-    )
+        options["max_pixels"] = arguments.max_pixels
+    options |= {
+        "weights": arguments.weights,
+        "device": arguments.device,
+        "runtime": arguments.runtime,
+    }
+    return Encoder(arguments.backbone, **options)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
+import textwrap
 from collections.abc import Callable
 from typing import Any
 
+from cwf_milvus.cli.examples import EXAMPLES
 from cwf_milvus.text import printable
 
 OK, SOME_FAILED, USAGE, REFUSED = 0, 1, 2, 3
@@ -20,14 +23,37 @@ def add_command(
 ) -> argparse.ArgumentParser:
     """Add a command to the parser; `run` gets its arguments and returns the exit status."""
     command: argparse.ArgumentParser = commands.add_parser(
-        name, help=purpose, description=f"{purpose[0].upper()}{purpose[1:]}."
+        name,
+        help=purpose,
+        description=textwrap.fill(f"{purpose[0].upper()}{purpose[1:]}."),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.set_defaults(run=run)
     return command
 
 
-def collection_options(command: argparse.ArgumentParser) -> None:
-    """Add --uri and --collection."""
+def common_options(name: str, command: argparse.ArgumentParser) -> None:
+    """Add what every command has, once its own options are there: --verbose, --quiet, examples."""
+    command.add_argument(
+        "-v",
+        "--verbose",
+        action="store_true",
+        help="say what becomes of each photo, the time taken, and where an error came from",
+    )
+    if "--quiet" not in command._option_string_actions:
+        quiet_option(command)
+    examples = EXAMPLES.get(name, ())
+    command.epilog = "\n".join(["examples:", *(f"  cwf-milvus {one}" for one in examples)])
+
+
+def note(arguments: argparse.Namespace, text: str) -> None:
+    """Say something on standard error that is neither an answer nor a warning."""
+    if not arguments.quiet:
+        print(printable(text), file=sys.stderr)
+
+
+def uri_option(command: argparse.ArgumentParser) -> None:
+    """Add --uri and --wait."""
     command.add_argument(
         "--uri",
         type=os.path.expanduser,  # also after an =, where no shell does it
@@ -36,24 +62,48 @@ def collection_options(command: argparse.ArgumentParser) -> None:
         help="a .db path (Milvus Lite) or http(s)://host:port (%(default)s)",
     )
     command.add_argument(
+        "--wait",
+        type=seconds,
+        default=120.0,
+        metavar="SECONDS",
+        help="how long to wait for a server that does not answer any more (%(default)g)",
+    )
+
+
+def collection_options(command: argparse.ArgumentParser, *, several: bool = False) -> None:
+    """Add --uri, --wait and --collection, which may name several."""
+    uri_option(command)
+    name = os.environ.get("CWF_MILVUS_COLLECTION", "photos")
+    command.add_argument(
         "--collection",
-        default=os.environ.get("CWF_MILVUS_COLLECTION", "photos"),
+        nargs="+" if several else None,
+        default=[name] if several else name,
         metavar="NAME",
-        help="(%(default)s)",
+        help=f"one or several ({name})" if several else "(%(default)s)",
     )
 
 
 def network_options(command: argparse.ArgumentParser) -> None:
-    """Add --weights and --device."""
-    command.add_argument("--weights", metavar="FILE", help="the network's checkpoint")
+    """Add --weights, --device and --runtime."""
+    command.add_argument(
+        "--weights", metavar="FILE", help="the network's checkpoint (its published one)"
+    )
     command.add_argument(
         "--device", metavar="NAME", help="cpu, cuda, ... (the GPU if there is one)"
+    )
+    command.add_argument(
+        "--runtime",
+        choices=("auto", "torch", "openvino"),
+        default="auto",
+        help="what runs the network on a CPU (%(default)s: OpenVINO where it is installed)",
     )
 
 
 def batch_option(command: argparse.ArgumentParser) -> None:
     """Add --batch-size."""
-    command.add_argument("--batch-size", type=positive, metavar="N", help="photos a forward pass")
+    command.add_argument(
+        "--batch-size", type=positive, metavar="N", help="photos a forward pass (8, on a GPU 32)"
+    )
 
 
 def backbone_options(command: argparse.ArgumentParser) -> None:
@@ -77,7 +127,12 @@ def pixels_option(command: argparse.ArgumentParser) -> None:
 
 def quiet_option(command: argparse.ArgumentParser) -> None:
     """Add --quiet."""
-    command.add_argument("--quiet", action="store_true", help="no progress bar")
+    command.add_argument(
+        "-q",
+        "--quiet",
+        action="store_true",
+        help="no progress bar, and no notes of files read or written",
+    )
 
 
 def index_option(command: argparse.ArgumentParser) -> None:
@@ -110,6 +165,17 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def seconds(text: str) -> float:
+    """Return a number of seconds from 0 to a day, for argparse."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 86_400:
+        raise argparse.ArgumentTypeError(f"{text!r}: give seconds, from 0 to 86400")
+    return value
+
+
 def count_or_all(text: str) -> int:
     """Return a number of classes, for argparse; "all" is more than any network has."""
     return _ALL_CLASSES if text == "all" else positive(text)
@@ -138,7 +204,7 @@ def print_pairs(pairs: dict[str, Any], indent: str = "") -> None:
     width = max((len(name) for name in pairs), default=0)
     for name, value in pairs.items():
         if isinstance(value, dict):
-            print(f"{indent}{name}:")
+            print(f"{indent}{printable(name)}:")
             print_pairs(value, indent + "  ")
         else:
             print(f"{indent}{name.replace('_', ' '):{width}}  {printable(str(value))}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from typing import Any
 
 from cwf_milvus.cli.options import (
@@ -13,6 +12,7 @@ from cwf_milvus.cli.options import (
     collection_options,
     names,
     network_options,
+    note,
     pixels_option,
     token,
 )
@@ -29,11 +29,11 @@ def add_search(commands: Any) -> None:
         "--box",
         metavar="X1,Y1,X2,Y2",
         action="append",
-        help="the thing, in pixels of the photo; once for each query, - for the whole photo",
+        help="the thing, in pixels of the photo; once for each query, - for the whole photo (-)",
     )
     collection_options(command)
     command.add_argument("--limit", type=int, default=20, metavar="N", help="hits (%(default)s)")
-    command.add_argument("--filter", metavar="EXPR", help="a Milvus filter expression")
+    command.add_argument("--filter", metavar="EXPR", help="a Milvus filter expression (all photos)")
     command.add_argument(
         "--candidates",
         type=int,
@@ -46,23 +46,24 @@ def add_search(commands: Any) -> None:
         action="append",
         metavar="STAGE",
         help=f"{', '.join(stage_names('rerank'))}; several in the order given; none for the "
-        "first search alone; auto, the default, for the best that the collection can do",
+        "first search alone; auto for the best that the collection can do (auto)",
     )
     command.add_argument(
         "--expand",
         default=AUTO,
         metavar="STAGE",
         help=f"{', '.join(stage_names('expand'))}, with a number of hits as in local:3; a number "
-        "alone is aqe; none; auto, the default, goes with --rerank auto",
+        "alone is aqe; none; auto goes with --rerank auto (%(default)s)",
     )
     command.add_argument(
         "--like",
         action="append",
         metavar="URI",
-        help="in place of QUERY, a stored photo to find more like; may be given several times",
+        help="in place of QUERY, a stored photo to find more like; may be given "
+        "several times (none)",
     )
     command.add_argument(
-        "--unlike", action="append", metavar="URI", help="a stored photo to look away from"
+        "--unlike", action="append", metavar="URI", help="a stored photo to look away from (none)"
     )
     command.add_argument(
         "--augmented", action="store_true", help="search the descriptors that augment made"
@@ -71,7 +72,7 @@ def add_search(commands: Any) -> None:
         "--min-certainty",
         type=float,
         metavar="C",
-        help="leave out hits that are less certain, from 0 to 1",
+        help="leave out hits that are less certain, from 0 to 1 (none left out)",
     )
     command.add_argument(
         "--explain", action="store_true", help="print each stage's score and rank of each hit"
@@ -84,7 +85,10 @@ def add_search(commands: Any) -> None:
         help="your own fields to show, in the table and on the page (the page shows all)",
     )
     command.add_argument("--json", action="store_true", help="print JSON, an object a query")
-    command.add_argument("--html", metavar="FILE", help="write a page with pictures")
+    command.add_argument("--html", metavar="FILE", help="write a page with pictures (no page)")
+    command.add_argument(
+        "--hide-paths", action="store_true", help="on the page, photos without folders and hosts"
+    )
     pixels_option(command)
     network_options(command)
 
@@ -97,6 +101,9 @@ def _stages(named: list[str] | None) -> str | list[str]:
 def run(arguments: argparse.Namespace) -> int:
     """Search, print the hits and write the page; returns the exit status."""
     from cwf_milvus.collection import InstanceCollection
+    from cwf_milvus.store.sparse import no_sparse_matrices
+
+    no_sparse_matrices()
 
     boxes = [None if box == "-" else box for box in arguments.box or []]
     if boxes and len(boxes) != len(arguments.query):
@@ -110,6 +117,7 @@ def run(arguments: argparse.Namespace) -> int:
         token=token(),
         weights=arguments.weights,
         device=arguments.device,
+        runtime=arguments.runtime,
     ) as collection:
         options = {
             "limit": arguments.limit,
@@ -131,8 +139,10 @@ def run(arguments: argparse.Namespace) -> int:
             from cwf_milvus.answers.page import save_page
 
             shown = [(hits.query, hits, hits.found) for hits in answers]
-            page = save_page(shown, arguments.html, arguments.show or None)
-            print(f"written: {page}", file=sys.stderr)
+            page = save_page(
+                shown, arguments.html, arguments.show or None, hide_paths=arguments.hide_paths
+            )
+            note(arguments, f"written: {page}")
     for hits in answers:
         if arguments.json:
             print(json.dumps(hits.to_dict()))

@@ -61,6 +61,8 @@ def _info(arguments: argparse.Namespace) -> int:
     from cwf_milvus.collection import InstanceCollection
 
     info = InstanceCollection.describe(arguments.uri, arguments.collection, token=token())
+    if arguments.configuration.found:
+        info["configuration"] = arguments.configuration.shown()
     if arguments.json:
         print(json.dumps(info))
     else:
@@ -77,6 +79,16 @@ def add_verify(commands: Any) -> None:
         action="store_true",
         help="take the present number of rows as the right one from now on",
     )
+    command.add_argument(
+        "--quick",
+        action="store_true",
+        help="every photo against its receipt, but about 1,000 rows alone read whole",
+    )
+    command.add_argument(
+        "--files",
+        action="store_true",
+        help="also read the photos, and name the rows whose files are gone or changed",
+    )
     command.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -84,6 +96,8 @@ def _verify(arguments: argparse.Namespace) -> int:
     from cwf_milvus.collection import InstanceCollection
 
     with InstanceCollection.open(arguments.uri, arguments.collection, token=token()) as collection:
-        outcome = collection.verify(accept=arguments.accept)
+        outcome = collection.verify(
+            accept=arguments.accept, quick=arguments.quick, files=arguments.files
+        )
     print(json.dumps(outcome.to_dict()) if arguments.json else outcome)
     return OK if outcome.ok else SOME_FAILED

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 import torch
 from torch import Tensor
 
 from cwf_milvus.backbones.alone import alone
+from cwf_milvus.backbones.kept import Runtime
 from cwf_milvus.encode.batching import batches, in_batches
 from cwf_milvus.encode.describe import describe, encodings, whiten
 from cwf_milvus.encode.encoding import Encoding
-from cwf_milvus.encode.fitting import fit_whitenings, readable
 from cwf_milvus.encode.network import Network
 from cwf_milvus.encode.saved import Saved, fingerprint_of, read_folder, write_folder
-from cwf_milvus.encode.settings import default_settings, full_name
+from cwf_milvus.encode.settings import Settings, default_settings, full_name
 from cwf_milvus.encode.views import Prepared
 from cwf_milvus.encode.whitenings import Whitenings
 from cwf_milvus.errors import MismatchError, SettingsError, WhiteningError
@@ -25,6 +25,22 @@ from cwf_milvus.method import aggregation
 from cwf_milvus.photos.box import BoxLike
 from cwf_milvus.photos.images import MAX_PIXELS
 from cwf_milvus.photos.listing import is_one_photo, photo_items
+
+
+class FurtherOptions(Settings, total=False):
+    """What `Encoder` takes by name, beside where and in which batches it runs."""
+
+    weights: str | Path | None
+    whitening: str | Path | Whitenings | None
+    max_pixels: int
+
+
+class EncoderOptions(FurtherOptions, total=False):
+    """What `Encoder` takes by name."""
+
+    device: str | torch.device | None
+    batch_size: int | None
+    runtime: Runtime
 
 
 class Encoder(Network):
@@ -40,6 +56,8 @@ class Encoder(Network):
         batch_size: photos in one forward pass; None for 8 on a CPU, 32 on a GPU. Not part of the
             fingerprint.
         max_pixels: largest photo that is read, as in `load_image`. Not part of the fingerprint.
+        runtime: what runs the network on a CPU: "openvino", in half the time, "torch", or "auto"
+            for OpenVINO where it is installed and gives the same maps. Not part of the fingerprint.
         settings: any field of `EncoderSettings`.
 
     Raises:
@@ -63,7 +81,8 @@ class Encoder(Network):
         whitening: str | Path | Whitenings | None = "default",
         batch_size: int | None = None,
         max_pixels: int = MAX_PIXELS,
-        **settings: Any,
+        runtime: Runtime = "auto",
+        **settings: Unpack[Settings],
     ) -> None:
         super().__init__(
             default_settings(full_name(backbone), **settings),
@@ -71,6 +90,7 @@ class Encoder(Network):
             device,
             batch_size,
             max_pixels,
+            runtime,
         )
         self._unfitted = ""
         self.whitenings: Whitenings | None = None
@@ -196,7 +216,6 @@ class Encoder(Network):
 
     # Fitting
 
-    @alone()
     def fit(
         self,
         photos: object,
@@ -218,15 +237,18 @@ class Encoder(Network):
         Raises:
             WhiteningError: too few photos for any whitening.
         """
+        from cwf_milvus.encode.fitting import fit_whitenings, readable  # scikit-learn: a second
+
         items = photo_items(photos)
         ready = readable(items, lambda item: self.prepare(self.read(item)), progress)
-        whitenings = fit_whitenings(
-            map(self.local_vectors, batches(ready, self.batch_size, lambda photo: photo.grid)),
-            self.settings,
-            self.backbone.n_features,
-            origin=origin,
-            n_photos=len(items),
-        )
+        with alone():
+            whitenings = fit_whitenings(
+                map(self.local_vectors, batches(ready, self.batch_size, lambda photo: photo.grid)),
+                self.settings,
+                self.backbone.n_features,
+                origin=origin,
+                n_photos=len(items),
+            )
         self.settings = replace(self.settings, dim=whitenings.dim)
         self.whitenings = whitenings.used_at(self.settings)
         self._unfitted = ""
@@ -274,6 +296,7 @@ class Encoder(Network):
         weights: str | Path | None = None,
         device: str | torch.device | None = None,
         batch_size: int | None = None,
+        runtime: Runtime = "auto",
     ) -> Encoder:
         """Restore an encoder from `state`.
 
@@ -282,6 +305,7 @@ class Encoder(Network):
             weights: the network's checkpoint; None for where it was when the state was made.
             device: as in `Encoder`.
             batch_size: as in `Encoder`.
+            runtime: as in `Encoder`.
 
         Raises:
             MismatchError: the weights to be had are not those that the state was made with.
@@ -295,6 +319,7 @@ class Encoder(Network):
             weights=weights or saved.weights,
             device=device,
             batch_size=batch_size,
+            runtime=runtime,
             whitening=saved.whitenings,
             **settings.to_dict(),
         )
@@ -329,6 +354,7 @@ class Encoder(Network):
         weights: str | Path | None = None,
         device: str | torch.device | None = None,
         batch_size: int | None = None,
+        runtime: Runtime = "auto",
     ) -> Encoder:
         """Read an encoder that `save` wrote; options as in `from_state`.
 
@@ -336,4 +362,6 @@ class Encoder(Network):
             SettingsError: not the folder of an encoder.
         """
         state = read_folder(folder)
-        return cls.from_state(state, weights=weights, device=device, batch_size=batch_size)
+        return cls.from_state(
+            state, weights=weights, device=device, batch_size=batch_size, runtime=runtime
+        )

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from cwf_milvus.method.keypoint_codes import Keypoints
-from cwf_milvus.method.late_interaction import StoredVectors
+from cwf_milvus.method.late_interaction import VectorSet
 
 Kind = Literal["descriptor", "classes", "regions", "keypoints"]
 """A kind of a photo's vectors."""
@@ -21,7 +21,7 @@ ARRAYS: dict[Kind, tuple[str, ...]] = {
     "keypoints": ("keypoints",),
 }
 """The attributes of `Vectors` that each kind fills, the vectors themselves last."""
-Stored = StoredVectors | Keypoints
+Stored = VectorSet | Keypoints
 """Vectors, boxes or keypoints, as they come from a row."""
 
 
@@ -77,14 +77,14 @@ class Vectors:
     content: str
     class_ids: np.ndarray
     descriptor: np.ndarray | None = None
-    class_vectors: StoredVectors | None = None
+    class_vectors: VectorSet | None = None
     region_boxes: np.ndarray | None = None
-    region_vectors: StoredVectors | None = None
+    region_vectors: VectorSet | None = None
     keypoints: Keypoints | None = None
     checksum: str = ""
     damage: str = ""
 
-    def of_kind(self, kind: Kind) -> StoredVectors | None:
+    def of_kind(self, kind: Kind) -> VectorSet | None:
         """Return the vectors of a kind, of shape (n, d); None where they were not fetched."""
         if kind == "descriptor":
             return None if self.descriptor is None else self.descriptor[None]

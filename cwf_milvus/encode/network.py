@@ -11,12 +11,14 @@ from torch import Tensor
 
 from cwf_milvus.backbones import create_backbone
 from cwf_milvus.backbones.alone import alone
+from cwf_milvus.backbones.kept import Runtime
 from cwf_milvus.backbones.weights import RANDOM
 from cwf_milvus.checks import checked_count
+from cwf_milvus.encode.batching import in_batches
 from cwf_milvus.encode.kept import LastUsed
 from cwf_milvus.encode.local_vectors import LocalVectors, pool_local
 from cwf_milvus.encode.seen import FeatureCache
-from cwf_milvus.encode.settings import EncoderSettings
+from cwf_milvus.encode.settings import QUERY_KEYPOINTS, EncoderSettings
 from cwf_milvus.encode.views import Prepared, prepare, prepare_query
 from cwf_milvus.errors import SettingsError
 from cwf_milvus.method import cam, regions
@@ -24,7 +26,6 @@ from cwf_milvus.method.keypoint_codes import Keypoints
 from cwf_milvus.photos.box import Box, BoxLike
 from cwf_milvus.photos.images import Image, load_image
 
-QUERY_KEYPOINTS = 1000  # of a query, which is not stored, so that bytes do not limit them
 _KEYPOINT_BYTES = 128 * 2**20  # of photos that were read again, some 600
 
 
@@ -45,6 +46,7 @@ class Network:
         device: str | torch.device | None,
         batch_size: int | None,
         max_pixels: int,
+        runtime: Runtime,
     ) -> None:
         self.settings = settings
         # Absolute, so that the encoder can be restored from another folder.
@@ -57,6 +59,7 @@ class Network:
             layer=settings.layer,
             cams_from=settings.cams_from,
             device=device,
+            runtime=runtime,
         )
         self.weights_digest = self.backbone.digest()
         self.seen = FeatureCache()
@@ -164,7 +167,9 @@ class Network:
         logits = maps.logits
         if batch[0].class_view is not None:
             views = [p.class_view for p in batch if p.class_view is not None]
-            logits = self.backbone.predict(self._stack(views))
+            logits = torch.stack(  # of a query's box, each may have a shape of its own
+                in_batches(views, len(views), lambda view: view.shape, self._predict)
+            )
         ids, scores = cam.top_classes(logits, self.n_classes, self.settings.classes)
         height, width = maps.features.shape[-2:]
         class_maps = cam.class_activation_maps(
@@ -177,6 +182,9 @@ class Network:
         """Return class and region vectors of photos of one grid, before whitening."""
         features, ids, scores, class_maps = self.class_maps(batch)
         return pool_local(features, class_maps, ids, scores, [p.box for p in batch], self.settings)
+
+    def _predict(self, views: Sequence[Tensor]) -> Tensor:
+        return self.backbone.predict(self._stack(views))
 
     def _stack(self, views: Sequence[Tensor]) -> Tensor:
         batch = torch.stack(list(views))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack
 
 from cwf_milvus.errors import SettingsError
 from cwf_milvus.method.keypoint_codes import MAX_KEYPOINTS
@@ -13,7 +13,41 @@ from cwf_milvus.method.keypoint_codes import MAX_KEYPOINTS
 Resize = Literal["longest", "shortest", "squash"]
 Descriptor = Literal["classes", "regions", "both"]
 
-COMPACT: dict[str, Any] = {"region_levels": (1, 3), "n_classes": 1, "keypoints": 460}
+
+class FurtherSettings(TypedDict, total=False):
+    """Settings that an operator has no argument of its own for; see `EncoderSettings`."""
+
+    cams_from: str | None
+    class_image_size: int | None
+    resize: Resize
+    n_pooled: int
+    classes: Sequence[int] | None
+    feature_weighting: Literal["crow"] | None
+    descriptor: Descriptor
+    class_share: float
+    region_levels: Sequence[int]
+    region_channel_weights: bool
+    cam_regions: bool
+    dim: int
+    class_whiten_power: float
+    region_whiten_power: float
+    n_fit_classes: int
+    keypoints: int
+    paper_compat: bool
+
+
+class Settings(FurtherSettings, total=False):
+    """What `EncoderSettings` takes beside the backbone, by name."""
+
+    layer: str | None
+    image_size: int
+    n_classes: int
+
+
+QUERY_KEYPOINTS = 1000
+"""Kept of a query, which is not stored, so that bytes do not limit them."""
+
+COMPACT: Settings = {"region_levels": (1, 3), "n_classes": 1, "keypoints": 460}
 """What makes a photo take at most 30 kB, for .01 to .02 of mAP (docs/milvus.md)."""
 
 _FEWEST_PIXELS, _MOST_PIXELS = 32, 8192  # above, a mistyped size fills the memory
@@ -148,7 +182,7 @@ def full_name(backbone: str) -> str:
     return f"timm:{backbone}" if "." in backbone and ":" not in backbone else backbone
 
 
-def default_settings(backbone: str, **changes: Any) -> EncoderSettings:
+def default_settings(backbone: str, **changes: Unpack[Settings]) -> EncoderSettings:
     """Return the settings that suit a backbone, with changes.
 
     Raises:

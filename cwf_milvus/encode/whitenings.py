@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cwf_milvus.encode.settings import EncoderSettings
 from cwf_milvus.errors import WhiteningError
-from cwf_milvus.method.whitening import Whitening
+from cwf_milvus.method.whitened import FittedWhitening
 
 # What the vectors that a whitening is fitted on depend on; the rest may differ from use to fit.
 _FITTED_AT = (
@@ -46,8 +46,8 @@ class Whitenings:
         fitted_at: the settings that their vectors depended on.
     """
 
-    classes: Whitening
-    regions: Whitening
+    classes: FittedWhitening
+    regions: FittedWhitening
     origin: str
     fitted_at: Mapping[str, object]
 
@@ -124,7 +124,7 @@ class Whitenings:
             # It is shown on terminals, so it must not steer them.
             origin = "".join(filter(str.isprintable, meta["origin"]))
             classes, regions = (
-                Whitening.from_tensors(
+                FittedWhitening.from_tensors(
                     {
                         key.removeprefix(f"{kind}."): tensor
                         for key, tensor in tensors.items()
@@ -185,9 +185,9 @@ def fit_conditions(settings: EncoderSettings) -> dict[str, object]:
     return {name: values[name] for name in _FITTED_AT}
 
 
-def _cut(whitening: Whitening, dim: int, power: float) -> Whitening:
+def _cut(whitening: FittedWhitening, dim: int, power: float) -> FittedWhitening:
     tensors = whitening.to_tensors(dtype=torch.float16)
-    return Whitening.from_tensors(
+    return FittedWhitening.from_tensors(
         {
             **tensors,
             "components": tensors["components"][:dim],

@@ -49,6 +49,11 @@ class ArrayCollection:
         self._descriptors = np.stack([one.descriptor for one in self._encodings])
         self._graph: ArrayGraph | None = None
 
+    @property
+    def class_names(self) -> Sequence[str]:
+        """The names of the encoder's classes, in the order of their ids."""
+        return self.encoder.class_names
+
     def count(self) -> int:
         """Return the number of photos."""
         return len(self._encodings)

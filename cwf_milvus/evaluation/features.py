@@ -21,11 +21,13 @@ from cwf_milvus.encode.describe import in_pixels
 from cwf_milvus.encode.encoder import Encoder
 from cwf_milvus.encode.encoding import Encoding
 from cwf_milvus.encode.local_vectors import LocalVectors, pool_local
+from cwf_milvus.encode.settings import QUERY_KEYPOINTS
 from cwf_milvus.encode.views import Prepared
 from cwf_milvus.encode.whitenings import fit_conditions
 from cwf_milvus.errors import SettingsError
 from cwf_milvus.files import write_whole
 from cwf_milvus.method import pooling, regions
+from cwf_milvus.method.keypoint_codes import Keypoints
 from cwf_milvus.photos.box import Box
 from cwf_milvus.photos.images import load_image
 from cwf_milvus.photos.sources import read_bytes
@@ -39,6 +41,7 @@ _FIELDS = (
     *("rmac", "crops", "class_ids", "class_scores", "class_vectors"),
     *("region_boxes", "region_vectors", "size"),
 )
+_POINTS = ("positions", "scales", "angles", "descriptors", "size")
 Progress = Callable[[int, int], None]
 
 
@@ -64,18 +67,28 @@ class FeatureStore:
     * ``raw``, ``spoc``, ``crow``, ``mac``, ``gem`` (K,), and ``rmac`` (R', K), R-MAC's regions;
     * ``crops`` (30, K), the max-pooled squares of Razavian's spatial search;
     * ``size`` (2,), the photo's width and height;
-    * ``cells`` (H * W, K), the local features, kept in a second file and only where asked for.
+    * ``cells`` (H * W, K), the local features, kept in a second file and only where asked for;
+    * keypoints, as `Keypoints` has them, in a file of their own and only where asked for.
 
     Args:
         encoder: whose network and settings count; its whitening does not.
         folder: where to keep them; one for many networks and sizes.
         cells: keep the local features too.
+        keypoints: keep keypoints too, as many as the encoder's settings say, and a query's.
     """
 
-    def __init__(self, encoder: Encoder, folder: str | Path, *, cells: bool = False) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        folder: str | Path,
+        *,
+        cells: bool = False,
+        keypoints: bool = False,
+    ) -> None:
         self._encoder = copy.copy(encoder)  # the same network, asked for more classes
         most = max(KEPT_CLASSES, encoder.n_classes)
-        self._encoder.settings = replace(encoder.settings, n_classes=most)
+        wanted = _kept_keypoints(encoder) if keypoints else 0
+        self._encoder.settings = replace(encoder.settings, n_classes=most, keypoints=wanted)
         self._cells = cells
         what = {
             "format": _FORMAT,
@@ -95,6 +108,11 @@ class FeatureStore:
                 f"cannot keep features in {str(folder)!r} ({error.strerror}): name a folder that "
                 "can be written with --cache"
             ) from error
+
+    def n_keypoints(self, encoder: Encoder) -> tuple[int, int]:
+        """Return how many of a photo's keypoints an encoder stores, and how many of a query's."""
+        wanted = self._encoder.n_keypoints
+        return (min(encoder.n_keypoints, wanted), wanted) if encoder.n_keypoints else (0, 0)
 
     def collect(self, photos: Sequence[Photo], progress: Progress | None = None) -> list[Path]:
         """Return the file of each photo, running the network on those that have none yet.
@@ -156,13 +174,19 @@ class FeatureStore:
         box = "" if photo.box is None else "-" + "-".join(f"{side:g}" for side in photo.box)
         name = hashlib.sha256(data).hexdigest()
         place = self.folder / name[:2] / f"{name}{box}.safetensors"
-        if _is_whole(place) and (not self._cells or _is_whole(place.with_suffix(".cells"))):
+        seen = _is_whole(place) and (not self._cells or _is_whole(place.with_suffix(".cells")))
+        points = _points_file(place, self._encoder.n_keypoints)
+        if seen and (not self._encoder.n_keypoints or _is_whole(points)):
             return photo, place, None
         if photo.box is None:
             image = load_image(data, uri=str(photo.file), at_least=self._encoder.at_least)
-            return photo, place, self._encoder.prepare(image)
-        image = load_image(data, uri=str(photo.file))
-        return photo, place, self._encoder.prepare_query(image, photo.box)
+            prepared = self._encoder.prepare(image)
+        else:
+            image = load_image(data, uri=str(photo.file))
+            prepared = self._encoder.prepare_query(image, photo.box)
+        if prepared.keypoints is not None:
+            _save(points, _of_keypoints(prepared.keypoints))
+        return photo, place, None if seen else prepared
 
     @torch.no_grad()
     def _see(self, batch: Sequence[Prepared]) -> list[dict[str, np.ndarray]]:
@@ -197,10 +221,18 @@ def read_field(places: Iterable[Path], name: str) -> list[np.ndarray]:
 
 
 @torch.no_grad()
-def encodings(encoder: Encoder, names: Sequence[str], places: Sequence[Path]) -> list[Encoding]:
+def encodings(
+    encoder: Encoder, names: Sequence[str], places: Sequence[Path], *, keypoints: int = 0
+) -> list[Encoding]:
     """Return kept photos as the encoder encodes them, with its whitening; names become uris.
 
     They differ from `Encoder.encode`'s by the float16 that the vectors were kept in.
+
+    Args:
+        encoder: whose whitening and settings count.
+        names: of the photos.
+        places: of their files.
+        keypoints: how many of a photo's, its strongest; a store that keeps them has made the files.
     """
     fields = ("class_ids", "class_scores", "class_vectors", "region_boxes", "region_vectors")
     found = []
@@ -223,9 +255,33 @@ def encodings(encoder: Encoder, names: Sequence[str], places: Sequence[Path]) ->
                 place.stem[:64],
                 int(size[0]),
                 int(size[1]),
+                _keypoints(_points_file(place, _kept_keypoints(encoder)), keypoints),
             )
         )
     return found
+
+
+def _kept_keypoints(encoder: Encoder) -> int:
+    return max(QUERY_KEYPOINTS, encoder.n_keypoints)
+
+
+def _points_file(place: Path, n: int) -> Path:
+    return place.with_suffix(f".keypoints{n}")
+
+
+def _keypoints(file: Path, limit: int) -> Keypoints | None:
+    if not limit:
+        return None
+    positions, scales, angles, descriptors, size = (read_field([file], n)[0] for n in _POINTS)
+    width, height = (int(side) for side in size)
+    return Keypoints(positions, scales, angles, descriptors, width, height)[:limit]
+
+
+def _of_keypoints(found: Keypoints) -> dict[str, np.ndarray]:
+    """Return keypoints as tensors; kept in two bits later, descriptors need no more than 16."""
+    size = np.array([found.width, found.height], np.int64)
+    kept = (found.positions, found.scales, found.angles, found.descriptors.astype(np.float16), size)
+    return {name: np.ascontiguousarray(one) for name, one in zip(_POINTS, kept, strict=True)}
 
 
 def _cropped(features: torch.Tensor, box: tuple[int, int, int, int] | None) -> torch.Tensor:
@@ -275,4 +331,6 @@ def _is_whole(place: Path) -> bool:
             names = set(tensors.keys())
     except (OSError, SafetensorError):
         return False
+    if place.suffix.startswith(".keypoints"):
+        return names >= set(_POINTS)
     return names >= ({"cells"} if place.suffix == ".cells" else set(_FIELDS))

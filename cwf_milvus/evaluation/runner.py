@@ -127,11 +127,13 @@ def evaluate(
     rerank: Rerank = None,
     expand: Expand = None,
     candidates: int = CANDIDATES,
+    graph: bool = False,
 ) -> Evaluation:
     """Search with every query of a dataset, and score the answers.
 
     Args:
-        inputs: from `gather`, with a store of this encoder's network and size.
+        inputs: from `gather`, with a store of this encoder's network and size; one that keeps
+            keypoints where the stages look at them.
         encoder: whitens and describes.
         exact: search plain arrays in place of Milvus.
         uri: of the Milvus to use; None for a Milvus Lite that is made for this, and removed.
@@ -139,6 +141,7 @@ def evaluate(
         rerank: as in `InstanceCollection.search`.
         expand: as in `InstanceCollection.search`.
         candidates: as in `InstanceCollection.search`.
+        graph: build the graph of the photos first, for ``expand="graph"``.
 
     Raises:
         StoreError: Milvus failed.
@@ -150,28 +153,27 @@ def evaluate(
         >>> evaluate(inputs, encoder).result.mean_ap                # doctest: +SKIP
     """
     dataset = inputs.dataset
-    stages = chosen_stages(rerank, expand)
+    chosen_stages(rerank, expand)  # refused ahead of the work
+    stored_points, asked_points = inputs.store.n_keypoints(encoder)
     # Files, not names: the stages that read candidates again find them by uri.
     stored_as = [str(dataset.path(name)) for name in dataset.images]
     asked_as = [str(dataset.path(query.image)) for query in dataset.queries]
     asked = [
         Query(encoding, query.image, box=query.box)
         for encoding, query in zip(
-            encodings(encoder, asked_as, inputs.queries), dataset.queries, strict=True
+            encodings(encoder, asked_as, inputs.queries, keypoints=asked_points),
+            dataset.queries,
+            strict=True,
         )
     ]
     if exact:
-        stored = encodings(encoder, stored_as, inputs.images)
+        stored = encodings(encoder, stored_as, inputs.images, keypoints=stored_points)
+        arrays = ArrayCollection(encoder, stored)
+        if graph:
+            arrays.build_graph()
+        stages = chosen_stages(rerank, expand, gallery=arrays)
         vectors = encoder.dim * (1 + encoder.n_classes + encoder.n_regions)
-        return _answered(
-            inputs,
-            ArrayCollection(encoder, stored),
-            asked,
-            stages,
-            candidates,
-            4 * vectors,
-            "arrays",
-        )
+        return _answered(inputs, arrays, asked, stages, candidates, 4 * vectors, "arrays")
     with tempfile.TemporaryDirectory(prefix="cwf-milvus-") as folder:
         name = f"evaluate_{uuid.uuid4().hex[:12]}"
         place = uri or str(Path(folder) / "evaluate.db")
@@ -179,7 +181,11 @@ def evaluate(
         try:
             for start in range(0, len(stored_as), _ROWS_AT_ONCE):
                 part = slice(start, start + _ROWS_AT_ONCE)
-                collection.upsert(encodings(encoder, stored_as[part], inputs.images[part]))
+                photos = stored_as[part], inputs.images[part]
+                collection.upsert(encodings(encoder, *photos, keypoints=stored_points))
+            if graph:
+                collection.build_graph(progress=False)
+            stages = chosen_stages(rerank, expand, gallery=collection)
             where = "Milvus Lite" if collection.store.is_lite else "Milvus"
             row_bytes = collection.layout.row_bytes
             return _answered(inputs, collection, asked, stages, candidates, row_bytes, where)
@@ -276,10 +282,16 @@ def ask_whole(dataset: Dataset) -> Dataset:
     return replace(dataset, queries=tuple(replace(q, box=None) for q in dataset.queries))
 
 
-def ask_boxes(dataset: Dataset, boxes: Sequence[BoxedQuery]) -> Dataset:
+def ask_boxes(dataset: Dataset, boxes: Sequence[BoxedQuery], *, one_thing: bool = False) -> Dataset:
     """Return the dataset asked by other boxes, each with the truth of the query of its photo.
 
     The photo itself becomes junk, as in Holidays: it is found by any method.
+
+    Args:
+        dataset: the dataset.
+        boxes: on photos of its queries.
+        one_thing: a box asks for what is in it alone: the query's other junk, photos of what its
+            photo shows beside it, is wrong.
 
     Raises:
         SettingsError: a photo that is no query, or not of that group.
@@ -296,6 +308,7 @@ def ask_boxes(dataset: Dataset, boxes: Sequence[BoxedQuery]) -> Dataset:
                 f"{boxed.image!r} of group {boxed.group!r} is no query of {dataset.name}: a box "
                 "takes its right answers from a query"
             )
-        junk = known[0].junk | {boxed.image} & set(dataset.images)
+        others = frozenset[str]() if one_thing else known[0].junk
+        junk = others | {boxed.image} & set(dataset.images)
         queries.append(replace(known[0], box=boxed.box, junk=junk))
     return replace(dataset, queries=tuple(queries))

@@ -99,6 +99,13 @@ def duplicates(
     return [_group(members, sizes, copies) for members in groups.several()]
 
 
+def same_scene(collection: PhotoRows) -> list[list[str]]:
+    """Return the uris of each group of `duplicates`, the representative first."""
+    return [
+        [group.representative, *group.copies, *group.others] for group in duplicates(collection)
+    ]
+
+
 def built_graph(collection: PhotoRows) -> Graph:
     """Return a collection's graph; raises `CollectionError` where there is none."""
     if not collection.has_graph():

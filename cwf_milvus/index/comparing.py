@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cwf_milvus.method.keypoint_codes import Keypoints
-from cwf_milvus.method.late_interaction import StoredVectors, mutual_interaction
+from cwf_milvus.method.late_interaction import VectorSet, mutual_interaction
 from cwf_milvus.method.spatial import Verified, verify_hits
 
 CANDIDATES = 50
@@ -16,9 +16,7 @@ VERIFIED = 20
 """Of these, the most alike, whose keypoints are compared."""
 
 
-def similarities(
-    regions: StoredVectors | None, others: Sequence[StoredVectors | None]
-) -> np.ndarray:
+def similarities(regions: VectorSet | None, others: Sequence[VectorSet | None]) -> np.ndarray:
     """Return the squared late interaction of a photo and others, float32 of shape (n,).
 
     Args:

@@ -25,7 +25,8 @@ from cwf_milvus.errors import ImageError, SettingsError, quoted
 from cwf_milvus.index.metadata import Metadata, MetadataSource
 from cwf_milvus.index.moved import Standing
 from cwf_milvus.index.pruning import gone_photos, without_deleted
-from cwf_milvus.index.report import Journal, Report, opened
+from cwf_milvus.index.report import Journal, Report
+from cwf_milvus.index.report_files import opened
 from cwf_milvus.index.sharding import Shard
 from cwf_milvus.photos.exif import exif_fields
 from cwf_milvus.photos.images import Image, load_image
@@ -107,7 +108,7 @@ def index_photos(
         )
         try:
             for met in passed:
-                journal.passed_over(met)
+                journal.skipped(met)
             with _Writer(collection, journal, bar, replace_metadata) as writer:
                 standing = Standing(collection, items, workers or worker_count(), part)
                 if elsewhere is None:
@@ -285,7 +286,7 @@ class _Reader:
                     del data
             else:
                 image = self._load(source, uri)
-                if image.content == standing.known.get(uri):
+                if image.content == standing.known.get(uri) and uri not in standing.damaged:
                     return _Photo(uri, told, known=True)
                 if isinstance(source, bytes):
                     told = self._with_exif(told, source, uri)

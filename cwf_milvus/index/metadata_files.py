@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any, TextIO
 from cwf_milvus.errors import SettingsError
 
 FILE_NAME = "file_name"
+MOST_BYTES = 256 * 2**20
+"""What is read takes some ten times as much memory."""
 _NO_VALUE = {"n/a", "na", "#n/a", "nan", "null", "none", "unknown", "missing", "-", "--", "?"}
 """What is written for a number that there is not, in small letters."""
 
@@ -59,6 +62,14 @@ def read_table(file: Path) -> Table:
     is_csv = file.suffix.lower() == ".csv"
     entries = []
     try:
+        status = file.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError("it is a folder, pipe, socket or device, not a file")
+        if status.st_size > MOST_BYTES:
+            raise OSError(
+                f"it has {status.st_size:,} bytes, and {MOST_BYTES:,} are read at once: split it, "
+                "and run once for each part"
+            )
         with file.open(encoding="utf-8-sig", newline="") as text:
             for number, row in (_csv_rows if is_csv else _json_rows)(text):
                 name = row.pop(FILE_NAME, None) if isinstance(row, dict) else None

@@ -17,6 +17,7 @@ from cwf_milvus.index.sharding import Shard
 from cwf_milvus.photos.limits import READING
 from cwf_milvus.photos.sources import is_gone, local_path, read_bytes, size_of
 from cwf_milvus.store.moves import MovableRows
+from cwf_milvus.store.verification import damaged_rows
 
 _LOOKUP = 256  # photos that are asked for in one call
 _ASIDE = "moving:"  # begins the uri that a row has between two names that changed places
@@ -34,7 +35,8 @@ class Standing:
 
     Attributes:
         known: uri to content of the photos that are stored under the uri that they have now.
-        same: those of them with the stored bytes.
+        same: those of them with the stored bytes, whose rows are whole.
+        damaged: those whose rows are not, as far as nothing else is to be done about them.
         moved: those of the same that had another uri before this run.
 
     Raises:
@@ -51,6 +53,7 @@ class Standing:
         collection.end_moves(None if part is None else part.has)
         self.known: dict[str, str] = {}
         self.same: set[str] = set()
+        self.damaged: set[str] = set()
         self.moved: set[str] = set()
         if not collection.count():
             return
@@ -60,8 +63,10 @@ class Standing:
         files = {uri: source for uri, source in items if isinstance(source, str)}
         with ThreadPoolExecutor(workers, thread_name_prefix="cwf-hash") as pool:
             here = _contents(pool, {uri: f for uri, f in files.items() if uri in self.known})
-            self.same = {uri for uri, content in here.items() if content == self.known[uri]}
-            changed = here.keys() - self.same if part is None else set()
+            alike = {uri for uri, content in here.items() if content == self.known[uri]}
+            self.damaged = damaged_rows(collection, {*alike, *(self.known.keys() - files.keys())})
+            self.same = alike - self.damaged
+            changed = here.keys() - alike if part is None else set()
             new = {
                 uri: file
                 for uri, file in files.items()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cwf_milvus.errors import SettingsError
-from cwf_milvus.method.late_interaction import StoredVectors, late_interaction
+from cwf_milvus.method.late_interaction import VectorSet, late_interaction
 
 
 def query_expand(descriptors: np.ndarray) -> np.ndarray:
@@ -71,7 +71,7 @@ def steer(like: np.ndarray, unlike: np.ndarray | None = None) -> np.ndarray:
 
 
 def local_matches(
-    query_vectors: np.ndarray, hit_vectors: Sequence[StoredVectors], per_hit: int
+    query_vectors: np.ndarray, hit_vectors: Sequence[VectorSet], per_hit: int
 ) -> np.ndarray:
     """Return the stored vectors that answer a query best, to grow its set by.
 
@@ -95,7 +95,7 @@ def local_matches(
 
 def local_expand(
     query_vectors: np.ndarray,
-    hit_vectors: Sequence[StoredVectors],
+    hit_vectors: Sequence[VectorSet],
     scores: np.ndarray,
     *,
     hits: int,

@@ -13,7 +13,7 @@ from cwf_milvus.errors import SettingsError
 from cwf_milvus.method.int4 import Int4Vectors, inner_products
 from cwf_milvus.method.int8 import Int8Vectors
 
-StoredVectors = np.ndarray | Int8Vectors | Int4Vectors
+VectorSet = np.ndarray | Int8Vectors | Int4Vectors
 """Vectors of shape (R, d) in float32, 8 or 4 bits."""
 
 
@@ -34,7 +34,7 @@ class Interaction:
 
 def late_interaction(
     query_vectors: np.ndarray,
-    hit_vectors: Sequence[StoredVectors] | np.ndarray,
+    hit_vectors: Sequence[VectorSet] | np.ndarray,
     power: float = 2.0,
 ) -> Interaction:
     """Score hits by late interaction, squared.
@@ -75,7 +75,7 @@ def late_interaction(
 
 
 def mutual_interaction(
-    vectors: np.ndarray, others: Sequence[StoredVectors] | np.ndarray, power: float = 2.0
+    vectors: np.ndarray, others: Sequence[VectorSet] | np.ndarray, power: float = 2.0
 ) -> np.ndarray:
     """Return how alike a photo and others are: `late_interaction`, the mean of both directions.
 
@@ -120,7 +120,7 @@ def _score(cosines: np.ndarray, power: float) -> np.ndarray:
     return np.asarray(answers.mean(axis=-1))
 
 
-def _products(asked: np.ndarray, stored: Sequence[StoredVectors]) -> np.ndarray:
+def _products(asked: np.ndarray, stored: Sequence[VectorSet]) -> np.ndarray:
     """Return the inner products of all stored vectors with the query's, of shape (sum n, Q)."""
     for one in stored:
         _same_dimension(asked, one)
@@ -133,11 +133,11 @@ def _products(asked: np.ndarray, stored: Sequence[StoredVectors]) -> np.ndarray:
     return np.asarray(np.concatenate([np.asarray(one) for one in stored]) @ asked.T)
 
 
-def _all_in_int4(stored: Sequence[StoredVectors]) -> TypeGuard[Sequence[Int4Vectors]]:
+def _all_in_int4(stored: Sequence[VectorSet]) -> TypeGuard[Sequence[Int4Vectors]]:
     return all(isinstance(one, Int4Vectors) for one in stored)
 
 
-def _same_dimension(query_vectors: np.ndarray, hit_vectors: StoredVectors) -> None:
+def _same_dimension(query_vectors: np.ndarray, hit_vectors: VectorSet) -> None:
     if query_vectors.shape[1] != hit_vectors.shape[1]:
         raise SettingsError(
             f"the query's vectors have {query_vectors.shape[1]} dimensions, the hits' "

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from scipy import ndimage
 from torch import Tensor
 
 from cwf_milvus.errors import SettingsError
@@ -97,6 +96,8 @@ def largest_component_box(heat: Tensor | np.ndarray, threshold: float) -> CellBo
     Raises:
         SettingsError: a threshold that is not between 0 and 1.
     """
+    from scipy import ndimage  # takes a while, and most encodings need no heat box
+
     if not 0 < threshold < 1:
         raise SettingsError(f"threshold {threshold!r}: give a fraction between 0 and 1")
     values = np.asarray(heat.detach().cpu() if isinstance(heat, Tensor) else heat)

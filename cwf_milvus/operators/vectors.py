@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -15,11 +15,12 @@ from cwf_milvus.encode.batching import in_batches
 from cwf_milvus.encode.describe import describe
 from cwf_milvus.encode.encoder import Encoder
 from cwf_milvus.encode.saved import Saved, is_encoder, read_folder
-from cwf_milvus.encode.settings import EncoderSettings
+from cwf_milvus.encode.settings import EncoderSettings, FurtherSettings, Settings
 from cwf_milvus.encode.views import Prepared
 from cwf_milvus.encode.whitenings import Whitenings
 from cwf_milvus.errors import SettingsError, WhiteningError
 from cwf_milvus.method import aggregation, pooling, regions
+from cwf_milvus.method.whitened import FittedWhitening
 from cwf_milvus.method.whitening import Whitening
 from cwf_milvus.operators.common import Operator, as_photo, is_list, listed, tensor
 from cwf_milvus.sharing import shared_collection, shared_encoder
@@ -54,17 +55,13 @@ class CamVggEmbed(Operator):
         weights: str | None = None,
         device: str | None = None,
         image_size: int | None = None,
-        **settings: Any,
+        **settings: Unpack[FurtherSettings],
     ) -> None:
+        asked: Settings = {**settings, "layer": layer, "n_classes": n_classes}
+        if image_size is not None:
+            asked["image_size"] = image_size
         self.encoder = shared_encoder(
-            model_name,
-            layer=layer,
-            n_classes=n_classes,
-            weights=weights,
-            device=device,
-            image_size=image_size,
-            whitening=None,
-            **settings,
+            model_name, weights=weights, device=device, whitening=None, **asked
         )
 
     def __call__(self, images: object) -> tuple[Any, Any, Any]:
@@ -250,9 +247,9 @@ class PcaWhiten(Operator):
 
 def _whitening_of(
     source: Any,
-) -> tuple[EncoderSettings | None, Whitening | None, Whitening | None]:
+) -> tuple[EncoderSettings | None, FittedWhitening | None, FittedWhitening | None]:
     """Return the encoder's settings, if there is one, and the whitenings of classes and regions."""
-    if isinstance(source, Whitening):
+    if isinstance(source, FittedWhitening):
         return None, source, None
     if isinstance(source, Whitenings):
         return None, source.classes, source.regions
@@ -281,12 +278,12 @@ def _whitening_of(
 
 def _kept(
     state: Mapping[str, bytes], name: str
-) -> tuple[EncoderSettings, Whitening | None, Whitening | None]:
+) -> tuple[EncoderSettings, FittedWhitening | None, FittedWhitening | None]:
     saved = Saved.from_files(state, name=repr(name))
     if saved.whitenings is None:
         return saved.settings, None, None
     return saved.settings, saved.whitenings.classes, saved.whitenings.regions
 
 
-def _transform(whitening: Whitening | None, vectors: Tensor) -> Tensor:
+def _transform(whitening: FittedWhitening | None, vectors: Tensor) -> Tensor:
     return vectors if whitening is None else whitening.transform(vectors)

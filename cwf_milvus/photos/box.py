@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, overload
 
 import numpy as np
-import torch
 
 from cwf_milvus.errors import BoxError, BoxWarning, quoted
+
+if TYPE_CHECKING:  # torch takes seconds, and a box needs none of it
+    import torch
 
 BoxLike: TypeAlias = "str | Sequence[Any] | np.ndarray | torch.Tensor"
 

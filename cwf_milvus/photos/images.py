@@ -11,11 +11,10 @@ import hashlib
 import math
 import os
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import PIL.Image
-import torch
 
 from cwf_milvus.errors import SettingsError
 from cwf_milvus.photos.box import Box
@@ -29,6 +28,9 @@ from cwf_milvus.photos.sources import (
     refuse_surrogates,
     uri_of,
 )
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,6 +147,8 @@ def resize(image: Image | np.ndarray, width: int, height: int) -> torch.Tensor:
 
     Within 2 of Pillow's bicubic, and several times as fast.
     """
+    import torch  # takes seconds, and a search like stored photos resizes none
+
     pixels = image.pixels if isinstance(image, Image) else image
     writable = np.require(pixels, requirements=["C", "W"])  # torch warns of others
     tensor = torch.from_numpy(writable).permute(2, 0, 1)[None]

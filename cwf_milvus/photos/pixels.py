@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 import numpy as np
 import PIL.Image
-import torch
 
 from cwf_milvus.errors import ImageError, quoted
 
@@ -69,7 +69,8 @@ def pixels_of_array(source: Any, name: str) -> np.ndarray:
         ImageError: another shape or type, or values outside the rule.
     """
     remedy = "give (h, w), (h, w, 3) or (h, w, 4), or a tensor (3, h, w), one photo at a time"
-    if isinstance(source, torch.Tensor):
+    torch = sys.modules.get("torch")  # a tensor is from one who has imported it
+    if torch is not None and isinstance(source, torch.Tensor):
         tensor = source.detach().cpu()
         if tensor.ndim != 3 or tensor.shape[0] not in (1, 3, 4) or tensor.numel() == 0:
             raise ImageError(f"{quoted(name)} has shape {tuple(tensor.shape)}; {remedy}")

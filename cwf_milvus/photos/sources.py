@@ -20,6 +20,36 @@ _BASE64 = re.compile(r"(/9j/|iVBORw0KGgo|UklGR|R0lGOD|SUkq|TU0A|Qk|AAAA)[A-Za-z0
 _URL = re.compile(r"[a-z][a-z0-9+.\-]+(://|::.*://)", re.IGNORECASE | re.DOTALL)
 
 
+PROTOCOLS = frozenset(
+    (
+        *("file", "local", "memory", "zip", "tar", "simplecache", "http", "https", "ftp", "sftp"),
+        *("ssh", "smb", "hdfs", "webhdfs", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl"),
+        *("oci", "oss", "hf", "github", "dropbox", "gdrive", "box"),
+    )
+)
+"""What a url may begin with, each part of a chain. ``fsspec`` knows others, which read local files
+named in a file, run programs, or reach what its user never meant: the environment variable
+``CWF_MILVUS_PROTOCOLS`` adds them, with spaces between."""
+
+
+def filesystem_of(url: str) -> tuple[Any, str]:
+    """Return the ``fsspec`` filesystem of a url, and the path in it.
+
+    Raises:
+        ImageError: a protocol that is not on.
+        Exception: whatever the filesystem's library raises.
+    """
+    on = PROTOCOLS.union(os.environ.get("CWF_MILVUS_PROTOCOLS", "").lower().split())
+    for protocol in re.findall(r"(?:^|::)([^:/]+)(?=://|::)", url.lower()):
+        if protocol not in on:
+            raise ImageError(
+                f"{quoted(url)}: the protocol {quoted(protocol)} is not on; set "
+                f"CWF_MILVUS_PROTOCOLS={protocol} if you trust all urls that are read"
+            )
+    files, path = fsspec.core.url_to_fs(url)
+    return files, path
+
+
 def uri_of(path: str | os.PathLike[str]) -> str:
     """Return the name under which a photo is stored: always valid UTF-8, and it opens again.
 
@@ -51,7 +81,7 @@ def read_bytes(uri: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> by
         if path is None and is_web(name):
             return checked_size(read_web(name, max_bytes), name, max_bytes)
         if path is None:
-            files, inner = fsspec.core.url_to_fs(name)
+            files, inner = filesystem_of(name)
             opened = files.open(inner, "rb")
         else:
             opened = _open_file(Path(path), name, max_bytes)
@@ -97,10 +127,15 @@ def size_of(uri: str) -> int:
         return 0
 
 
+def is_local(uri: str) -> bool:
+    """Whether a stored name is that of a local file; False for urls, and for other names."""
+    return os.path.isabs(uri) or uri.startswith("file://")  # noqa: PTH117
+
+
 def is_gone(uri: str) -> bool:
     """Whether a local photo's file is no more; False for urls, and where that cannot be told."""
     try:
-        path = local_path(uri) if os.path.isabs(uri) or uri.startswith("file://") else None  # noqa: PTH117
+        path = local_path(uri) if is_local(uri) else None
         if path is not None:
             os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import fsspec
-
 from cwf_milvus.errors import ImageError, quoted
 from cwf_milvus.photos.formats import (
     MAGIC_BYTES,
@@ -21,7 +19,7 @@ from cwf_milvus.photos.formats import (
     format_of,
     suffix_of,
 )
-from cwf_milvus.photos.sources import local_path, unreadable, uri_of
+from cwf_milvus.photos.sources import filesystem_of, local_path, unreadable, uri_of
 from cwf_milvus.photos.web import is_web
 
 
@@ -166,7 +164,7 @@ def _of_url(url: str, recursive: bool) -> Iterator[Met]:
         yield Met(url, "photo")
         return
     try:
-        files, root = fsspec.core.url_to_fs(url)
+        files, root = filesystem_of(url)
         is_folder = files.isdir(root)
         if is_folder:
             found = files.find(root, maxdepth=None if recursive else 1)
@@ -175,6 +173,8 @@ def _of_url(url: str, recursive: bool) -> Iterator[Met]:
             return
         else:
             found = files.glob(root) if is_glob else []
+    except ImageError:
+        raise
     except Exception as error:  # fsspec's backends raise what their libraries raise
         raise unreadable(url, error) from error
     if not found and not is_folder:

@@ -25,17 +25,22 @@ def is_web(url: str) -> bool:
     return url.lower().startswith(("http://", "https://")) and "::" not in url.partition("?")[0]
 
 
-def read_web(url: str, max_bytes: int) -> bytes:
+def read_web(url: str, max_bytes: int, *, public_only: bool = False) -> bytes:
     """Read what an http or https url gives, up to one byte more than `max_bytes`.
 
     A few redirects are followed, to http and https alone; one from a public host to an address
     of a local network is refused, so that nobody reaches with a url what only this machine may.
     Proxies of the environment are used; what they may reach is their affair.
 
+    Args:
+        url: what to read.
+        max_bytes: as above.
+        public_only: refuse addresses of local networks altogether: the url is a stranger's.
+
     Raises:
         ImageError: it cannot be had, answers with an error, or takes longer than `SECONDS`.
     """
-    with _Deadline(SECONDS) as deadline:
+    with _Deadline(SECONDS, public_only) as deadline:
         opener = urllib.request.build_opener(
             _handler(urllib.request.HTTPHandler, http.client.HTTPConnection, deadline),
             _handler(urllib.request.HTTPSHandler, http.client.HTTPSConnection, deadline),
@@ -63,8 +68,9 @@ def read_web(url: str, max_bytes: int) -> bytes:
 class _Deadline:
     """Shuts the connections of a request when its time is over, whatever they wait for."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, public_only: bool) -> None:
         self.passed = False
+        self.public_only = public_only
         self.was_public = False
         self._sockets: list[socket.socket] = []
         self._timer = threading.Timer(seconds, self._end)
@@ -92,9 +98,11 @@ class _Deadline:
             raise TimeoutError
         peer = ipaddress.ip_address(connected.getpeername()[0].partition("%")[0])
         is_public = (getattr(peer, "ipv4_mapped", None) or peer).is_global
-        if self.was_public and not is_public and not through_proxy:
+        if not (is_public or through_proxy) and (self.was_public or self.public_only):
             connected.close()
-            raise OSError("it leads from a public host into a local network")
+            if self.was_public:
+                raise OSError("it leads from a public host into a local network")
+            raise OSError("it is an address of a local network, which is not read here")
         self.was_public = self.was_public or (is_public and not through_proxy)
 
 

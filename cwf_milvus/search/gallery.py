@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from cwf_milvus.encode.encoder import Encoder
 from cwf_milvus.encode.encoding import Kind, Vectors
 from cwf_milvus.store.names import Names
 from cwf_milvus.store.rows import Row
+
+if TYPE_CHECKING:  # torch takes seconds, and a search like stored photos needs none of it
+    from cwf_milvus.encode.encoder import Encoder
 
 
 class Diffusion(Protocol):
@@ -33,6 +35,10 @@ class Gallery(Protocol):
     @property
     def encoder(self) -> Encoder:
         """The encoder that made the vectors."""
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        """The names of the encoder's classes, in the order of their ids."""
 
     def search_vectors(
         self, descriptors: np.ndarray, *, limit: int, filter: str | None = None

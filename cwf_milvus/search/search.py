@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cwf_milvus.answers.answer import Hits
 from cwf_milvus.answers.hits import Hit, Query, StageScore, shared_classes
 from cwf_milvus.checks import checked_count
-from cwf_milvus.encode.encoder import Encoder
 from cwf_milvus.encode.encoding import Vectors
 from cwf_milvus.errors import BoxError, CollectionError, SettingsError
 from cwf_milvus.method.expansion import steer
@@ -28,6 +27,9 @@ from cwf_milvus.store.fields import check_filter
 from cwf_milvus.store.names import Names, listed
 from cwf_milvus.store.photo_rows import PhotoRows
 from cwf_milvus.store.rows import Row
+
+if TYPE_CHECKING:  # torch takes seconds, and a search like stored photos needs none of it
+    from cwf_milvus.encode.encoder import Encoder
 
 _DESCRIPTOR = "descriptor"
 
@@ -92,7 +94,37 @@ def search_queries(
     min_certainty: float | None = None,
     without: Collection[str] = (),
 ) -> list[Hits]:
-    """Answer queries that are encoded already; their first search is one call to Milvus.
+    """Answer queries that are encoded already; see `search_steps`, of which this is the last."""
+    *_, answers = search_steps(
+        gallery,
+        queries,
+        limit=limit,
+        filter=filter,
+        stages=stages,
+        candidates=candidates,
+        augmented=augmented,
+        min_certainty=min_certainty,
+        without=without,
+    )
+    return answers
+
+
+def search_steps(
+    gallery: Gallery,
+    queries: Sequence[Query],
+    *,
+    limit: int,
+    filter: str | None,
+    stages: Sequence[Stage] = (),
+    candidates: int = CANDIDATES,
+    augmented: bool = False,
+    min_certainty: float | None = None,
+    without: Collection[str] = (),
+) -> Iterator[list[Hits]]:
+    """Yield the answers to queries as they get better: by descriptors, then after the stages.
+
+    The first search of all queries is one call to Milvus. Without stages there is one step. The
+    first of two tells no certainty, and `min_certainty` leaves nothing out of it.
 
     Args:
         gallery: the photos that are searched.
@@ -104,18 +136,24 @@ def search_queries(
         augmented: as in `search`.
         min_certainty: as in `search`.
         without: uris that are not to be among the hits.
+
+    Raises:
+        FilterError: Milvus refused the filter, or it names a field that no photo has.
+        SettingsError: a limit or `min_certainty` that cannot be.
+        StoreError: Milvus failed.
     """
     check_limit(limit)
     if checked_count("candidates", candidates) > TOP_K:
         raise SettingsError(f"candidates={candidates}: Milvus gives at most {TOP_K} at once")
     if not queries:
-        return []
+        yield []
+        return
     depth = max(limit, candidates) if stages else limit
     judge = Judge(gallery, stages, min_certainty)
 
     def find(asked: Sequence[Query], descriptors: np.ndarray, n: int) -> list[list[Hit]]:
         n = min(n + len(without), TOP_K)
-        names = gallery.encoder.class_names
+        names = gallery.class_names
         with no_garbage_collection():
             answers = _nearest(gallery, descriptors, n, filter, augmented)
             return [
@@ -129,17 +167,22 @@ def search_queries(
     def look_up(query: Query, uris: Sequence[str]) -> list[Hit]:
         wanted = [uri for uri in uris if uri not in without]
         rows = gallery.get(wanted, filter=filter) if wanted else []
-        names = gallery.encoder.class_names
+        names = gallery.class_names
         return [as_hit(query, row, 0, names).but(stages=()) for row in rows if row is not None]
 
     descriptors = np.stack([query.encoding.descriptor for query in queries])
     answers = find(queries, descriptors, depth)
     if filter and isinstance(gallery, PhotoRows):
         check_filter(gallery, filter, (hit.metadata for answer in answers for hit in answer))
+    if stages:
+        yield [
+            Hits(query, [hit.but(vectors=None) for hit in hits[:limit]])
+            for query, hits in zip(queries, answers, strict=True)
+        ]
     context = Context(gallery, find, depth, look_up=look_up)
     answers = run_stages(stages, queries, answers, context, candidates)
     judged = map(judge, queries, answers)
-    return [
+    yield [
         Hits(query, hits[:limit], found)
         for query, (hits, found) in zip(queries, judged, strict=True)
     ]

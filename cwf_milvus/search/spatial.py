@@ -8,15 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cwf_milvus.answers.hits import Hit, Query
 from cwf_milvus.checks import checked_count
-from cwf_milvus.encode.encoder import Encoder
-from cwf_milvus.encode.network import QUERY_KEYPOINTS
-from cwf_milvus.encode.settings import EncoderSettings
+from cwf_milvus.encode.settings import QUERY_KEYPOINTS, EncoderSettings
 from cwf_milvus.errors import ImageError, SettingsError
 from cwf_milvus.method.keypoint_codes import Keypoints
 from cwf_milvus.method.spatial import Verified, spatial_score, verify_hits
@@ -24,6 +22,9 @@ from cwf_milvus.photos.box import Box
 from cwf_milvus.photos.images import Image
 from cwf_milvus.search.fetch import fetch_vectors
 from cwf_milvus.search.stage import Context, Stage, reranked, stored_of
+
+if TYPE_CHECKING:  # torch takes seconds, and stored photos are verified without it
+    from cwf_milvus.encode.encoder import Encoder
 
 _READERS = 4
 
@@ -134,10 +135,10 @@ def _of_hits(
         return [stored_of(hit).keypoints for hit in hits], {}
     fetched = fetch_vectors(context.gallery, [hits], Spatial.needs)[0]
     found = [stored_of(hit).keypoints for hit in fetched]
-    encoder = context.gallery.encoder
     missing = [i for i, keypoints in enumerate(found) if keypoints is None]
     reasons: dict[int, str] = {}
     if missing:
+        encoder = context.gallery.encoder
         with ThreadPoolExecutor(_READERS) as readers:
             again = readers.map(lambda i: _read_again(encoder, hits[i]), missing)
             for i, outcome in zip(missing, again, strict=True):

@@ -11,7 +11,7 @@ import numpy as np
 
 from cwf_milvus.answers.hits import Hit, Query
 from cwf_milvus.encode.encoding import KINDS, Kind, Vectors
-from cwf_milvus.method.late_interaction import StoredVectors
+from cwf_milvus.method.late_interaction import VectorSet
 from cwf_milvus.search.gallery import Gallery
 from cwf_milvus.search.garbage import no_garbage_collection
 
@@ -114,7 +114,7 @@ def noted(hit: Hit, note: str) -> Hit:
     return replace(hit, note=f"{hit.note}; {note}" if hit.note else note)
 
 
-def vectors_of(hit: Hit, kind: Kind) -> StoredVectors:
+def vectors_of(hit: Hit, kind: Kind) -> VectorSet:
     """Return a hit's vectors of a kind, of shape (n, d); (0, 0) where it has none."""
     found = stored_of(hit).of_kind(kind)
     return np.zeros((0, 0), np.float32) if found is None else found

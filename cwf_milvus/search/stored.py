@@ -130,7 +130,7 @@ def class_names(context: Context) -> Callable[[int], str]:
     """Return a function from a class id to its name, or to its number where names are unknown."""
     if context.gallery is None:
         return lambda class_id: f"class {class_id}"
-    known = context.gallery.encoder.class_names
+    known = context.gallery.class_names
     return lambda class_id: known[class_id]
 
 

@@ -72,8 +72,8 @@ def advice(words: str, is_lite: bool) -> str:
             return remedy
     if is_lite:
         return (
-            "a file of the database may be damaged: `cwf-milvus verify` tells what is; where that "
-            "fails too, index the photos again into another path"
+            "a file of the database may be damaged: `cwf-milvus repair` brings back what can be, "
+            "and damaged files are left as they are; run it again once this command has ended"
         )
     return (
         "that is the server's own answer: mend what it names, or restart it, then run again to go "

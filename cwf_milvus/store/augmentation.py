@@ -24,6 +24,7 @@ from cwf_milvus.store.rows import Row, as_row
 from cwf_milvus.store.side import SideCollection
 
 _AT_ONCE = 64
+_UNEQUAL = 1e-3  # a length that is not 1
 _LOOK = 100  # rows around a new one that may gain it as a neighbour
 _SHOWN = ("uri", *PLAIN_FIELDS, "checksum", "$meta")
 _OWN = ("_augmented_by", "_reach")
@@ -79,10 +80,21 @@ class Augmented(SideCollection):
             yield row["uri"]
 
     def verify(self) -> list[str]:
-        """Return what is wrong with it: descriptors of photos that are not stored any more."""
-        uris = list(self.uris())
-        gone = len(uris) - len(self._rows.known(uris))
-        return [f"{self.name!r} has {gone} rows of photos that are gone"] if gone else []
+        """Return what is wrong with it: descriptors that are damaged.
+
+        Those of photos that are gone or changed are no fault: the next `augment` finds them.
+        """
+        self.store.load(self.name)
+        damaged = 0
+        for row in self.store.scan(self.name, "uri", ["descriptor"]):
+            length = float(np.linalg.norm(np.asarray(row["descriptor"], np.float32)))
+            damaged += not (abs(length - 1) < _UNEQUAL or length == 0)
+        if not damaged:
+            return []
+        return [
+            f"{damaged} augmented descriptors are damaged: `cwf-milvus augment --undo`, then "
+            "`cwf-milvus augment`, makes them anew"
+        ]
 
 
 def augment(collection: PhotoRows, *, neighbours: int = 10, alpha: float = 3.0) -> Augmentation:

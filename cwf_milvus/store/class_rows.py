@@ -7,7 +7,7 @@ Milvus itself.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,12 @@ from pymilvus import CollectionSchema, DataType, MilvusClient
 from cwf_milvus.encode.encoding import Encoding
 from cwf_milvus.errors import CollectionError
 from cwf_milvus.store.client import MESSAGE_BYTES, Store
+from cwf_milvus.store.filters import one_of
 from cwf_milvus.store.side import SideCollection
 
+_FIELDS = ("key", "uri", "class_id", "rank", "vector")
 _URI_BYTES = 4096
+_ROUNDED = 0.5  # how far, of its length, 4 bits a number take a vector at most
 
 
 class ClassRows(SideCollection):
@@ -57,19 +60,51 @@ class ClassRows(SideCollection):
                     f"{self.collection!r}: drop it if nobody needs it, or choose another name"
                 )
 
-    def verify(self, n_vectors: int | None = None) -> list[str]:
+    def verify(self, n_vectors: int | None = None, n_unlike: int = 0) -> list[str]:
         """Return what is wrong with it.
 
         Args:
             n_vectors: how many class vectors the photos have; None where that is not known.
+            n_unlike: of `unlike`, of all photos.
         """
-        n_rows = self.count()
-        if n_vectors is None or n_rows == n_vectors:
-            return []
-        return [
-            f"{n_rows} rows of class vectors, and the photos have {n_vectors} class vectors: "
-            "add the photos again into a new collection"
-        ]
+        n_rows, wrong = self.count(), []
+        if n_vectors is not None and n_rows != n_vectors:
+            wrong.append(
+                f"{n_rows} rows of class vectors, and the photos have {n_vectors} class vectors: "
+                "`cwf-milvus repair` makes them anew"
+            )
+        if n_unlike:
+            wrong.append(
+                f"{n_unlike} rows of class vectors are missing, or other than in the photos' rows: "
+                "`cwf-milvus repair` makes them anew"
+            )
+        return wrong
+
+    def unlike(self, encodings: Sequence[Encoding]) -> int:
+        """Return how many rows of photos are missing, or other than the photos' class vectors.
+
+        Args:
+            encodings: as the photos' rows have them, rounded.
+        """
+        wanted = {
+            _key(encoding.uri, rank): (encoding.uri, int(class_id), np.asarray(vector, np.float32))
+            for encoding in encodings
+            for rank, (class_id, vector) in enumerate(
+                zip(encoding.class_ids, encoding.class_vectors, strict=True)
+            )
+        }
+        fields = ["uri", "class_id", "vector"]
+        row_bytes = 4 * self._dim + 2 * _URI_BYTES
+        found = self.store.fetch(self.name, "key", list(wanted), fields, row_bytes=row_bytes)
+        n_unlike = len(wanted) - len(found)
+        for key, row in found.items():
+            uri, class_id, vector = wanted[key]
+            kept = np.asarray(row["vector"], np.float32)
+            is_near = (
+                np.linalg.norm(kept - vector) <= _ROUNDED * float(np.linalg.norm(vector)) + 1e-6
+            )
+            n_unlike += (row["uri"], row["class_id"]) != (uri, class_id) or not is_near
+        return n_unlike
 
     def replace(self, encodings: Sequence[Encoding], present: Collection[str]) -> None:
         """Store the class vectors of photos in place of those that `present` ones have."""
@@ -88,7 +123,7 @@ class ClassRows(SideCollection):
                     zip(encoding.class_ids, encoding.class_vectors, strict=True)
                 )
             ]
-        self._write(rows)
+        self.put(rows)
 
     def copy(self, pairs: Mapping[str, str], ranks: Mapping[str, int]) -> None:
         """Store the class vectors of photos under other uris too.
@@ -102,14 +137,24 @@ class ClassRows(SideCollection):
         found = self.store.fetch(
             self.name, "key", list(wanted), fields, row_bytes=4 * self._dim + 2 * _URI_BYTES
         )
-        self._write(
+        self.put(
             [
                 {**row, "key": _key(wanted[key], row["rank"]), "uri": wanted[key]}
                 for key, row in found.items()
             ]
         )
 
-    def _write(self, rows: Sequence[dict[str, Any]]) -> None:
+    def of(self, uris: Iterable[str]) -> list[dict[str, Any]]:
+        """Return the rows of photos, whole."""
+        rows: list[dict[str, Any]] = []
+        for uri in uris:
+            rows += self.store.call(
+                "query", self.name, filter=one_of("uri", [uri]), output_fields=list(_FIELDS)
+            )
+        return [{name: row[name] for name in _FIELDS} for row in rows]
+
+    def put(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Store whole rows."""
         for start in range(0, len(rows), self._at_once):
             self.store.write(self.name, rows[start : start + self._at_once])
 

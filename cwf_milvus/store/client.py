@@ -9,7 +9,6 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from pymilvus import CollectionSchema, MilvusClient
 
@@ -18,12 +17,12 @@ from cwf_milvus.store.answers import MILVUS_ERRORS, advice, is_released, is_unre
 from cwf_milvus.store.filters import is_storable, one_of, quoted
 from cwf_milvus.store.lite import (
     CONNECT_SECONDS,
-    NO_PLACE,
     checked_path,
     embedded_rows,
     open_lite,
     release_lite,
 )
+from cwf_milvus.store.server import checked_address, until_answered
 
 TOP_K = 16_384  # a server's limit on the rows of an answer, and on the queries of a call
 MESSAGE_BYTES = 48 * 2**20  # a server takes and gives 64 MiB
@@ -49,6 +48,9 @@ class Store:
         CollectionError: there is no such ``.db``, and `make` is false.
     """
 
+    wait: float = 0.0
+    """Seconds that a call waits on for a server, after `timeout`; of all connections, or of one."""
+
     def __init__(
         self,
         uri: str | Path,
@@ -58,7 +60,7 @@ class Store:
         make: bool = False,
     ) -> None:
         self.is_lite = not str(uri).startswith(("http://", "https://"))
-        self.uri = str(uri) if self.is_lite else _checked_address(str(uri))
+        self.uri = str(uri) if self.is_lite else checked_address(str(uri))
         self._secrets = [token] if token else []
         self.timeout = LOAD_SECONDS if self.is_lite else timeout
         self._broken: str | None = None
@@ -71,7 +73,11 @@ class Store:
             return
         try:
             self._client = MilvusClient(
-                str(uri), token=token or "", timeout=CONNECT_SECONDS, dedicated=True
+                str(uri),
+                token=token or "",
+                timeout=CONNECT_SECONDS,
+                dedicated=True,
+                grpc_options={"grpc.max_reconnect_backoff_ms": 2000},  # it may come back soon
             )
         except (*MILVUS_ERRORS, ValueError) as error:
             raise self._failure("connecting", error) from error
@@ -102,16 +108,24 @@ class Store:
             )
         if self._client is None:
             raise StoreError(f"the connection to {self.uri} is closed: open the collection again")
-        called = getattr(self._client, method)
-        options = {"timeout": self.timeout, **options}
-        try:
+        client, called = self._client, getattr(self._client, method)
+
+        def ask(timeout: float) -> Any:
             try:
-                return called(*args, **options)
+                return called(*args, **{**options, "timeout": timeout})
             except MILVUS_ERRORS as error:
                 if not args or not is_released(words_of(error)):
                     raise
-                self._client.load_collection(args[0], timeout=LOAD_SECONDS)
-                return called(*args, **options)
+                client.load_collection(args[0], timeout=LOAD_SECONDS)
+                return called(*args, **{**options, "timeout": timeout})
+
+        try:
+            return until_answered(
+                ask,
+                self.uri,
+                timeout=options.get("timeout", self.timeout),
+                wait=0.0 if self.is_lite else self.wait,
+            )
         except (*MILVUS_ERRORS, OSError) as error:
             raise self._failure(method.replace("_", " "), error) from error
 
@@ -377,18 +391,6 @@ class Store:
 def new_mark() -> str:
     """Return what no other creation of a collection is known by."""
     return uuid.uuid4().hex
-
-
-def _checked_address(uri: str) -> str:
-    """Return a server's address as it may be shown, without a password."""
-    try:
-        parts = urlsplit(uri)
-        is_address = bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        is_address = False
-    if not is_address:
-        raise StoreError(NO_PLACE.format(uri.rpartition("@")[2]))
-    return uri.replace(f"{parts.netloc.rpartition('@')[0]}@", "***@") if "@" in uri else uri
 
 
 def check_limit(limit: int) -> None:

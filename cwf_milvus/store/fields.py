@@ -12,7 +12,7 @@ from cwf_milvus.errors import FilterError
 from cwf_milvus.store.photo_rows import PhotoRows
 
 _AT_ONCE = 4096
-_TYPES = {
+TYPES = {
     bool: "true or false",
     int: "whole number",
     float: "number",
@@ -38,7 +38,7 @@ def fields_of(collection: PhotoRows) -> dict[str, dict[str, int]]:
     while part := list(islice(uris, _AT_ONCE)):
         for row in collection.get(part):
             for name, value in row.metadata.items() if row is not None else ():
-                found.setdefault(name, Counter())[_TYPES.get(type(value), "null")] += 1
+                found.setdefault(name, Counter())[TYPES.get(type(value), "null")] += 1
     return {name: dict(types.most_common()) for name, types in sorted(found.items())}
 
 

@@ -18,6 +18,7 @@ from pymilvus import MilvusClient
 
 from cwf_milvus.errors import CollectionError, StoreError
 from cwf_milvus.store.answers import MILVUS_ERRORS, words_of
+from cwf_milvus.store.lite_files import damaged_files, held
 from cwf_milvus.store.lite_index import drop_damaged, drop_unmade
 
 CONNECT_SECONDS = 10.0
@@ -137,6 +138,7 @@ def _serve(path: str, shown: str) -> None:
     from milvus_lite.adapter.grpc.server import start_server_in_thread
     from milvus_lite.server_manager import server_manager_instance as manager
 
+    _check_files(path, shown)
     if not hasattr(socket, "AF_UNIX"):
         return
     folder = tempfile.mkdtemp(prefix="cwf-milvus-")  # for this user alone
@@ -146,7 +148,6 @@ def _serve(path: str, shown: str) -> None:
     name: Any = f"{folder}/lite"  # takes the place of the port
     try:
         server, database, _ = start_server_in_thread(path, "unix", name)
-        drop_unmade(path)
         damaged = drop_damaged(path)
     except Exception as error:  # whatever a damaged file makes Milvus Lite raise
         shutil.rmtree(folder, ignore_errors=True)
@@ -161,6 +162,22 @@ def _serve(path: str, shown: str) -> None:
             f"the vector index of {', '.join(damaged)} in {shown!r} was damaged, as a kill or a "
             "full disk leaves it: it is made again from the rows",
             stacklevel=4,
+        )
+
+
+def _check_files(path: str, shown: str) -> None:
+    """Refuse a database with damaged files: Milvus Lite would delete what can be read of them."""
+    try:
+        with held(path):
+            drop_unmade(path)
+            damaged = damaged_files(path)
+    except (StoreError, OSError):  # in use, or none yet: Milvus Lite says so
+        return
+    if damaged:
+        more = f", and {len(damaged) - 1} more" if len(damaged) > 1 else ""
+        raise StoreError(
+            f"{shown!r} has damaged files: {damaged[0]}{more}. Nothing was changed: `cwf-milvus "
+            "repair` saves what can be read into a new database beside it"
         )
 
 
@@ -230,8 +247,8 @@ def _not_opened(path: str, shown: str, error: BaseException) -> StoreError:
             "or copy it to where they are, and open the copy"
         )
     return StoreError(
-        f"Milvus Lite cannot open {shown!r} ({words_of(error)}): it may be damaged; index the "
-        "photos again into another path"
+        f"Milvus Lite cannot open {shown!r} ({words_of(error)}): it may be damaged; `cwf-milvus "
+        "repair` saves what can be read into a new database beside it"
     )
 
 

@@ -63,3 +63,19 @@ def check_made_alike(there: PhotoRows, *, class_rows: bool, precision: Precision
                 f"the collection {there.name!r} was made with {option}={here[option]!r}, "
                 f"{option}={asked!r} was asked for"
             )
+
+
+def remake_index(store: Store, collection: str, vector: str) -> None:
+    """Make the index of a vector field anew, of the same kind.
+
+    Raises:
+        StoreError: Milvus failed; opening the collection makes the index that lacks.
+    """
+    old = store.index(collection, vector)
+    kind = {"index_type": old.get("index_type", "FLAT"), "params": old.get("params") or {}}
+    store.call("release_collection", collection)
+    for name in store.call("list_indexes", collection):
+        if store.call("describe_index", collection, name).get("field_name") == vector:
+            store.call("drop_index", collection, name)
+    store.ensure_index(collection, vector, kind)
+    store.load(collection)

@@ -21,7 +21,7 @@ import pybase64
 from cwf_milvus.errors import CollectionError, SettingsError
 from cwf_milvus.method.int4 import Int4Vectors
 from cwf_milvus.method.int8 import Int8Vectors
-from cwf_milvus.method.late_interaction import StoredVectors
+from cwf_milvus.method.late_interaction import VectorSet
 
 FIELD_BYTES = 65_535  # the longest VARCHAR of a Milvus server
 
@@ -120,7 +120,7 @@ def unpack_vectors(texts: Sequence[str], dim: int, precision: Precision) -> np.n
     return np.asarray(read_vectors(texts, dim, precision))
 
 
-def read_vectors(texts: Sequence[str], dim: int, precision: Precision) -> StoredVectors:
+def read_vectors(texts: Sequence[str], dim: int, precision: Precision) -> VectorSet:
     """Return the vectors in `pack_vectors`' texts; those in int4 and int8 as they are.
 
     Raises:
@@ -159,10 +159,11 @@ def unpack_boxes(text: str) -> np.ndarray:
     Raises:
         CollectionError: a text that is damaged.
     """
-    return _shaped(np.frombuffer(decoded(text), "<f4"), 4).astype(np.float32)
+    rows = _shaped(np.frombuffer(decoded(text), np.uint8), 4 * _BOX.itemsize)
+    return rows.view(_BOX).astype(np.float32)
 
 
-_SCALE = np.dtype("<f4")
+_BOX = _SCALE = np.dtype("<f4")
 _LEVELS = 127
 
 

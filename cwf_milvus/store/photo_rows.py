@@ -22,24 +22,27 @@ from cwf_milvus.store.ledger import Ledger
 from cwf_milvus.store.names import Names, stored_names
 from cwf_milvus.store.refusals import (
     check_encoder,
+    check_exists,
     check_schema,
     checked_descriptors,
     checked_index,
 )
+from cwf_milvus.store.restored import WithEncoder
 from cwf_milvus.store.rows import Row, as_row
 from cwf_milvus.store.sidecar import Sidecar
-from cwf_milvus.store.vectors import StoredVectors
+from cwf_milvus.store.vectors import VectorReader
 
 if TYPE_CHECKING:  # torch takes seconds, and much is done without it
     import torch
 
+    from cwf_milvus.backbones.kept import Runtime
     from cwf_milvus.encode.encoder import Encoder
     from cwf_milvus.encode.saved import Saved
 
 _SHOWN = (*PLAIN_FIELDS, "checksum", "$meta")
 
 
-class PhotoRows:
+class PhotoRows(WithEncoder):
     """A collection's rows: written, read, searched and removed.
 
     Several threads may use one.
@@ -50,6 +53,7 @@ class PhotoRows:
         encoder: the encoder to use, in place of restoring it; must be the same.
         weights: the network's checkpoint, for an encoder to be restored.
         device: where the restored network runs.
+        runtime: what runs it on a CPU, as in `Encoder`.
 
     Raises:
         CollectionError: there is no such collection, or it is damaged.
@@ -64,13 +68,14 @@ class PhotoRows:
         encoder: Encoder | None = None,
         weights: str | Path | None = None,
         device: str | torch.device | None = None,
+        runtime: Runtime = "auto",
     ) -> None:
         self.store = store
-        self._restore: dict[str, Any] = {"weights": weights, "device": device}
+        self._restore: dict[str, Any] = {"weights": weights, "device": device, "runtime": runtime}
         self._lock = threading.RLock()
         self._absent: set[str] = set()  # photos asked for, not there, and not stored since
         self.seen_fields: set[str] = set()  # of the user's, that some photo has
-        _must_exist(store, name)
+        check_exists(store, name)
         self.name = name = store.name_of(name)
         self.sidecar = Sidecar(store, name)
         self.ledger = Ledger(store, name, self.sidecar.prefix)
@@ -85,7 +90,7 @@ class PhotoRows:
         self.class_rows = ClassRows(store, name, self.layout.dim) if about["class_rows"] else None
         if self.class_rows is not None:
             self.class_rows.create()
-        self._vectors = StoredVectors(store, name, self.layout)
+        self._vectors = VectorReader(store, name, self.layout)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.store.uri!r}, {self.name!r})"
@@ -99,21 +104,6 @@ class PhotoRows:
     def close(self) -> None:
         """Close the connection, and let go of a ``.db`` for other processes."""
         self.store.close()
-
-    @cached_property
-    def encoder(self) -> Encoder:
-        """The encoder that the collection was made with, restored from Milvus at first use.
-
-        Raises:
-            MismatchError: the network's weights to be had are not those it was made with.
-            WeightsError: the network's weights are not to be had.
-            CollectionError: the stored encoder is damaged.
-        """
-        from cwf_milvus.encode.encoder import Encoder  # torch takes seconds
-
-        encoder = Encoder.from_state(self.sidecar.state(), **self._restore)
-        check_encoder(encoder, self.sidecar.manifest, self.name)
-        return encoder
 
     def upsert(
         self,
@@ -177,7 +167,7 @@ class PhotoRows:
         with self._lock:
             self.sidecar.rewrite(encoder, **about)
             self.layout = Layout.of(self.sidecar.manifest)
-            self._vectors = StoredVectors(self.store, self.name, self.layout)
+            self._vectors = VectorReader(self.store, self.name, self.layout)
             self.__dict__.pop("encoder", None)  # restored when it is next needed
 
     def set_metadata(self, metadata: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -348,11 +338,11 @@ class PhotoRows:
 
     @property
     def vector_cache(self) -> LastUsed[Stored]:
-        """The vectors of the last searches; see `StoredVectors`."""
+        """The vectors of the last searches; see `VectorReader`."""
         return self._vectors.cache
 
     def vectors(self, wanted: Mapping[str, Vectors], kinds: Collection[Kind]) -> dict[str, Vectors]:
-        """Return the stored vectors of photos; see `StoredVectors.read`."""
+        """Return the stored vectors of photos; see `VectorReader.read`."""
         return self._vectors.read(wanted, kinds)
 
     def has_keypoints(self) -> bool:
@@ -397,14 +387,3 @@ class PhotoRows:
             "fingerprint": about["fingerprint"],
             "settings": about["settings"],
         }
-
-
-def _must_exist(store: Store, name: str) -> None:
-    if store.call("has_collection", name):
-        return
-    names = store.call("list_collections")
-    ours = sorted(n for n in names if f"{n}_encoder" in names)
-    raise CollectionError(
-        f"there is no collection {name!r} in {store.uri}; there "
-        + (f"are: {', '.join(ours)}" if ours else "is none made by cwf-milvus: create one first")
-    )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cwf_milvus.errors import MismatchError, SettingsError
+from cwf_milvus.errors import CollectionError, MismatchError, SettingsError
 from cwf_milvus.store.client import METRIC, TOP_K, Store
 from cwf_milvus.store.layout import Layout
 
@@ -33,6 +33,18 @@ def check_name(name: str) -> None:
             f"collection name {name!r}: names ending in {', '.join(f'_{one}' for one in SIDES)} "
             "are those of a collection's own side collections"
         )
+
+
+def check_exists(store: Store, name: str) -> None:
+    """Raise `CollectionError` for a collection that is not there; names those that are."""
+    if store.call("has_collection", name):
+        return
+    names = store.call("list_collections")
+    ours = sorted(n for n in names if f"{n}_encoder" in names)
+    raise CollectionError(
+        f"there is no collection {name!r} in {store.uri}; there "
+        + (f"are: {', '.join(ours)}" if ours else "is none made by cwf-milvus: create one first")
+    )
 
 
 def checked_index(index: Mapping[str, Any] | None, is_lite: bool) -> dict[str, Any]:

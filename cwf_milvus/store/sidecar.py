@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pymilvus import CollectionSchema, DataType, MilvusClient
@@ -192,6 +193,23 @@ class Sidecar(SideCollection):
         }
         self.store.write(self.name, [_entry(f"{self.prefix}{MANIFEST}", manifest)])
         self.manifest = manifest
+
+    def restore(self, state: Mapping[str, bytes]) -> None:
+        """Write the encoder's files again, where they are those that the manifest tells of.
+
+        Args:
+            state: file name to bytes, of `Encoder.state`.
+
+        Raises:
+            CollectionError: it is another encoder.
+            StoreError: Milvus failed.
+        """
+        for file, known in self._files().items():
+            data = state.get(file, b"")
+            if hashlib.sha256(data).hexdigest() != known["sha256"]:
+                raise CollectionError(f"{file!r} is of another encoder than {self.collection!r}'s")
+            place = known.get("place", file)
+            self._write_file(self.store, self.name, f"{self.prefix}{place}", data)
 
     @staticmethod
     def _write_file(store: Store, name: str, key: str, data: bytes) -> None:

@@ -21,7 +21,7 @@ _THREADS = 4
 _LITE_THREADS = 1  # Milvus Lite is Python in this process: more only get into each other's way
 
 
-class StoredVectors:
+class VectorReader:
     """Reads the vectors of a collection's photos; several threads may use one.
 
     Args:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from itertools import islice
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from cwf_milvus.errors import CollectionError, StoreError
+from cwf_milvus.store.augmentation import Augmented
 from cwf_milvus.store.client import MESSAGE_BYTES
 from cwf_milvus.store.ledger import photo_of
 from cwf_milvus.store.photo_rows import PhotoRows
@@ -20,6 +21,43 @@ _NAMED = 20  # rows of each kind that the text names
 _SEARCHED = 1000  # rows whose descriptors are searched for, spread over all
 _UNEQUAL = 1e-3  # a cosine that is another
 _NOT_FOUND = "found by a scan, not by its key"
+
+
+@dataclass
+class Originals:
+    """What became of the files behind the rows.
+
+    Attributes:
+        gone: uris of the rows whose file is no more.
+        changed: uris of the rows whose file holds other bytes now.
+        unreadable: uris of the rows whose file is there, and cannot be read.
+        not_local: how many rows are of no local file, and were not looked at.
+    """
+
+    gone: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
+    not_local: int = 0
+
+    @property
+    def ok(self) -> bool:
+        """Whether every local file is there, and as it was."""
+        return not (self.gone or self.changed or self.unreadable)
+
+    def lines(self) -> list[str]:
+        """Return what is to be told, and done."""
+        told = [
+            f"photos: {len(self.gone)} gone, {len(self.changed)} changed, {len(self.unreadable)} "
+            f"unreadable; {self.not_local} are no local files"
+        ]
+        for what in ("gone", "changed", "unreadable"):
+            told += _named(what, [repr(uri) for uri in getattr(self, what)])
+        if self.gone or self.changed:
+            told.append(
+                "index the folders where they are now: moved photos keep their rows, changed ones "
+                "are encoded again, and --prune removes rows of deleted ones"
+            )
+        return told
 
 
 @dataclass
@@ -34,12 +72,15 @@ class Verification:
         returned: uris of rows that were removed and are there.
         unnoted: how many rows are there of which nothing was noted.
         damaged: (uri, reason) of each row that is not whole.
+        read: rows that were read whole, and held against their checksums.
         searched: stored descriptors that were searched for.
         index: what is wrong with the vector index.
         encoder: what is wrong with the stored encoder.
         ledger: what is wrong with the receipts.
         class_rows: what is wrong with the rows of class vectors.
         graph: what is wrong with the graph.
+        augmented: what is wrong with the augmented descriptors.
+        originals: what became of the photos' files; None where they were not looked at.
     """
 
     rows: int
@@ -49,29 +90,39 @@ class Verification:
     returned: list[str] = field(default_factory=list)
     unnoted: int = 0
     damaged: list[tuple[str, str]] = field(default_factory=list)
+    read: int = 0
     searched: int = 0
     index: list[str] = field(default_factory=list)
     encoder: list[str] = field(default_factory=list)
     ledger: list[str] = field(default_factory=list)
     class_rows: list[str] = field(default_factory=list)
     graph: list[str] = field(default_factory=list)
+    augmented: list[str] = field(default_factory=list)
+    originals: Originals | None = None
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is lost, damaged, or back."""
-        parts = (*self.index, *self.encoder, *self.ledger, *self.class_rows, *self.graph)
-        return not (self.lost or self.returned or self.damaged or parts)
+        """Whether nothing is lost, damaged, or back, and no file that was looked at is another."""
+        files_ok = self.originals is None or self.originals.ok
+        return files_ok and not (self.lost or self.returned or self.damaged or self._parts)
+
+    @property
+    def _parts(self) -> list[str]:
+        sides = (*self.ledger, *self.class_rows, *self.graph, *self.augmented)
+        return [*self.index, *self.encoder, *sides]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values that JSON holds."""
         return {"ok": self.ok, **asdict(self)}
 
     def __str__(self) -> str:
-        lines = [f"{self.rows} rows, {len(self.damaged)} damaged"]
+        sample = f", {self.read} of them read whole" if self.read < self.rows else ""
+        lines = [f"{self.rows} rows{sample}, {len(self.damaged)} damaged"]
         if self.lost:
             lines.append(
-                f"{self.lost} rows are lost: {self.expected} were stored. Add the photos again, or "
-                "give them up: remove them, or verify with accept"
+                f"{self.lost} rows are lost: {self.expected} were stored. `cwf-milvus repair`, or "
+                "adding the photos again, brings them back; or give them up: remove them, or "
+                "verify with accept"
             )
             lines += _named("lost", [repr(uri) for uri in self.missing])
         if self.returned:
@@ -88,17 +139,20 @@ class Verification:
             )
         lines += _named("damaged", [f"{uri!r}: {reason}" for uri, reason in self.damaged])
         if self.damaged:
-            lines.append("remove the damaged rows, and add their photos again")
-        lines += [*self.index, *self.encoder, *self.ledger, *self.class_rows, *self.graph]
+            lines.append("`cwf-milvus repair`, or adding their photos again, writes them anew")
+        lines += self._parts
+        lines += self.originals.lines() if self.originals is not None else []
         return "\n".join([*lines, "ok" if self.ok else "not ok"])
 
 
-def verify(collection: PhotoRows, *, accept: bool = False) -> Verification:
+def verify(collection: PhotoRows, *, accept: bool = False, quick: bool = False) -> Verification:
     """Read every row, and compare it with its checksum, all with the receipts, and some by search.
 
     Args:
         collection: an open collection.
         accept: take what is there as right from now on.
+        quick: hold every photo against its receipt, but read about 1,000 rows alone, spread over
+            all, and neither class vectors' rows, graph nor augmented descriptors.
 
     Raises:
         StoreError: Milvus failed.
@@ -109,20 +163,26 @@ def verify(collection: PhotoRows, *, accept: bool = False) -> Verification:
     at_least = counted - len(account.removed)
     outcome = Verification(0, max(len(owed), at_least))
     unnoted: list[str] = []
-    n_classes = n_misfound = 0
+    n_classes = n_misfound = n_unlike = 0
     is_flat = collection.store.index(collection.name, "descriptor").get("index_type") == "FLAT"
     every = max(1, collection.count() // _SEARCHED)
     uris, at_once = collection.uris(), max(1, MESSAGE_BYTES // collection.layout.row_bytes)
     while part := list(islice(uris, at_once)):
-        rows = collection.raw_rows(part)
-        reasons = {uri: _damage(collection, rows.get(uri)) for uri in part}
+        chosen = [uri for i, uri in enumerate(part, outcome.rows) if not quick or not i % every]
+        rows = collection.raw_rows(chosen)
+        reasons = {uri: _damage(collection, rows.get(uri)) for uri in chosen}
+        outcome.read += len(chosen)
         outcome.damaged += [(uri, reason) for uri, reason in reasons.items() if reason]
-        sample = [u for i, u in enumerate(part, outcome.rows) if not i % every and not reasons[u]]
+        sample = [u for i, u in enumerate(part, outcome.rows) if not i % every]
+        sample = [uri for uri in sample if not reasons[uri]]
         if is_flat:  # other indexes are not exact
             outcome.searched += len(sample)
             n_misfound += len(_misfound(collection, [rows[uri] for uri in sample]))
         outcome.rows += len(part)
         n_classes += sum(len(raw["class_ids"]) for raw in rows.values())
+        if collection.class_rows is not None and not quick:
+            whole = [as_row(collection.layout, rows[u]) for u in chosen if not reasons[u]]
+            n_unlike += collection.class_rows.unlike([row.unpack() for row in whole])
         for uri in part:
             photo = photo_of(uri)
             owed.discard(photo)
@@ -137,12 +197,15 @@ def verify(collection: PhotoRows, *, accept: bool = False) -> Verification:
     if n_misfound:
         outcome.index.append(
             f"{n_misfound} of {outcome.searched} stored descriptors that were searched for are not "
-            "found as the rows say: the vector index is damaged. Drop it, and open the collection "
-            "again, which makes it anew"
+            "found as the rows say: the vector index is damaged, and `cwf-milvus repair` makes it "
+            "anew"
         )
-    if collection.class_rows is not None:
-        outcome.class_rows += collection.class_rows.verify(n_classes)
-    outcome.graph = collection.graph.verify()
+    if not quick:
+        if collection.class_rows is not None:
+            outcome.class_rows += collection.class_rows.verify(n_classes, n_unlike)
+        outcome.graph = collection.graph.verify()
+        augmented = Augmented(collection)
+        outcome.augmented = augmented.verify() if augmented.exists() else []
     if accept:
         lost, back = map(photo_of, outcome.missing), map(photo_of, outcome.returned)
         ledger.settle([*unnoted, *outcome.returned], lost, back)
@@ -152,6 +215,20 @@ def verify(collection: PhotoRows, *, accept: bool = False) -> Verification:
             ledger.settle(unnoted)
             collection.sidecar.forget_counts()
     return outcome
+
+
+def damaged_rows(collection: PhotoRows, uris: Iterable[str]) -> set[str]:
+    """Return those of some stored photos whose rows are not whole.
+
+    Raises:
+        StoreError: Milvus failed.
+    """
+    damaged, asked = set(), iter(uris)
+    at_once = max(1, MESSAGE_BYTES // collection.layout.row_bytes)
+    while part := list(islice(asked, at_once)):
+        rows = collection.raw_rows(part)
+        damaged |= {uri for uri, raw in rows.items() if _damage(collection, raw)}
+    return damaged
 
 
 def _look_again(

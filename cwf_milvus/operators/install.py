@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cwf_milvus.errors import SettingsError
 
-HUB = Path(__file__).parent
+HUB = Path(__file__).parents[1] / "data" / "hub"
 _AUTHOR = "cwf"
 
 
@@ -92,5 +92,6 @@ def _is_ours(place: Path) -> bool:
     """Tell whether this is a link into some installation's folder of operators."""
     if not place.is_symlink():
         return False
-    target = place.readlink()
-    return target.parts[-3:-1] == ("cwf_milvus", "hub") and target.name in operator_names()
+    *above, hub, name = place.readlink().parts
+    ours = hub == "hub" and "cwf_milvus" in above[-2:]  # in 0.1.0 the folder's own parent
+    return ours and name in operator_names()

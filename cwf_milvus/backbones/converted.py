@@ -1,0 +1,217 @@
+"""A network run by OpenVINO: half of PyTorch's time on a CPU, with the same maps."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from cwf_milvus.backbones.base import Backbone, Head
+
+if TYPE_CHECKING:
+    import openvino
+
+SAME_MAPS = 1e-3
+"""Of the largest value: by how much converted maps may differ from PyTorch's."""
+
+_COMPILED = "compiled"  # a folder that is OpenVINO's own, by processor and options
+_LEAST = 32  # pixels a side; smaller images are PyTorch's, which says what is wrong with them
+_PROBES = ((2, 160, 224), (1, 96, 320), (1, 224, 224))  # images, height, width: no two alike
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a network without building it; attributes as in `Backbone`.
+
+    Attributes:
+        weights: SHA-256 of its weights, in hex.
+    """
+
+    name: str
+    n_features: int
+    stride: int
+    native_size: int
+    class_names: tuple[str, ...]
+    weights: str
+
+    @classmethod
+    def of(cls, source: Backbone) -> Facts:
+        """Return those of a network."""
+        return cls(
+            source.name,
+            source.n_features,
+            source.stride,
+            source.native_size,
+            tuple(source.class_names),
+            source.digest(),
+        )
+
+
+class Converted(Backbone):
+    """A network whose maps OpenVINO makes; its head stays in PyTorch.
+
+    Each image is a pass of its own, on one of as many streams as torch has threads: a photo's maps
+    depend on no other photo of its batch. Callers in several threads share the streams.
+
+    Args:
+        facts: of the network.
+        model: the converted network, in float32, from `convert`, or its file, beside which what
+            OpenVINO compiled is kept: read, it saves half a second.
+        head: W (C, M) and b (C,) of a linear head; None for another, which `source` has.
+        source: builds the network in PyTorch, for other heads, for images of less than 32 pixels a
+            side, and for a forked process, which OpenVINO's threads do not reach.
+    """
+
+    def __init__(
+        self,
+        facts: Facts,
+        model: openvino.Model | Path,
+        head: tuple[Tensor, Tensor] | None,
+        source: Callable[[], Backbone],
+    ) -> None:
+        super().__init__()
+        self.name, self.n_features = facts.name, facts.n_features
+        self.stride, self.native_size = facts.stride, facts.native_size
+        self.class_names = facts.class_names
+        self._weights = facts.weights
+        self._linear = head
+        self._build = source
+        self._process = os.getpid()
+        self._streams: _Streams | None = _Streams(model)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy or another process needs: there PyTorch runs the network."""
+        return {**self.__dict__, "_streams": None, "_build": None, "source": self.source}
+
+    @cached_property
+    def source(self) -> Backbone:
+        """The network in PyTorch, built when it is first needed."""
+        return self._build().eval().requires_grad_(False)
+
+    @property
+    def device(self) -> torch.device:
+        """The CPU."""
+        return torch.device("cpu")
+
+    def digest(self) -> str:
+        """SHA-256 of the weights that were converted; see `Backbone.digest`."""
+        return self._weights
+
+    def maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return X and G; see `Backbone.maps`."""
+        streams = self._streams
+        if streams is None or os.getpid() != self._process or min(images.shape[-2:]) < _LEAST:
+            return self.source.maps(images)
+        features, class_source = streams.run(images)
+        # Most networks have one for both: kept once, as PyTorch does.
+        return features, features if torch.equal(features, class_source) else class_source
+
+    def head(self, class_source: Tensor) -> Head:
+        """Return the logits and class weights; see `Backbone.head`."""
+        if self._linear is None:
+            return self.source.head(class_source)
+        weight, bias = self._linear
+        logits = nn.functional.linear(class_source.mean((2, 3)), weight, bias)
+        return logits, lambda class_ids: weight[class_ids]
+
+
+class _Streams:
+    """A compiled network, and the threads that run it, an infer request each."""
+
+    def __init__(self, model: openvino.Model | Path) -> None:
+        import openvino  # an optional dependency
+
+        n_streams = max(1, torch.get_num_threads())
+        options = {
+            "PERFORMANCE_HINT": "THROUGHPUT",
+            "NUM_STREAMS": n_streams,
+            "INFERENCE_NUM_THREADS": n_streams,
+            "INFERENCE_PRECISION_HINT": "f32",
+            "ENABLE_CPU_PINNING": False,  # others may be on these cores
+        }
+        if isinstance(model, Path):
+            kept = model.with_name(_COMPILED)
+            try:
+                self._compiled = openvino.Core().compile_model(
+                    str(model), "CPU", {**options, "CACHE_DIR": str(kept)}
+                )
+            except RuntimeError:  # damaged
+                shutil.rmtree(kept, ignore_errors=True)
+                self._compiled = openvino.Core().compile_model(str(model), "CPU", options)
+        else:
+            self._compiled = openvino.Core().compile_model(model, "CPU", options)
+        self._threads = ThreadPoolExecutor(n_streams, thread_name_prefix="openvino")
+        self._own = threading.local()
+
+    def run(self, images: Tensor) -> list[Tensor]:
+        """Return both maps of images (B, 3, h, w)."""
+        batch = images.detach().to(torch.float32).contiguous()
+        made = list(self._threads.map(self._run_one, batch.split(1)))
+        return [torch.cat(maps) for maps in zip(*made, strict=True)]
+
+    def _run_one(self, image: Tensor) -> list[Tensor]:
+        request = getattr(self._own, "request", None)
+        if request is None:
+            request = self._own.request = self._compiled.create_infer_request()
+        request.infer([image.numpy()], share_inputs=True)
+        return [torch.from_numpy(request.get_output_tensor(i).data.copy()) for i in (0, 1)]
+
+
+def convert(source: Backbone) -> openvino.Model:
+    """Convert the maps of a network in PyTorch, for images of any size.
+
+    By OpenVINO's front end itself: its `convert_model` reports on its use to its makers.
+    """
+    import openvino
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
+    example = torch.rand(_PROBES[0][0], 3, *_PROBES[0][1:]) * 255
+    front_end = FrontEndManager().load_by_framework(framework="pytorch")
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # of tracing, which `misfit` checks
+        decoder = TorchScriptPythonDecoder(_Maps(source), example_input=(example,))
+        model = front_end.convert(front_end.load(decoder))
+    (images,) = model.inputs
+    images.get_node().set_element_type(openvino.Type.f32)
+    images.get_node().set_partial_shape(openvino.PartialShape([1, 3, -1, -1]))
+    model.validate_nodes_and_infer_types()
+    return model
+
+
+@torch.no_grad()
+def misfit(converted: Backbone, source: Backbone) -> float:
+    """Return by how much maps and logits of two networks differ, in shares of the largest value."""
+    worst = 0.0
+    for n, height, width in _PROBES:
+        generator = torch.Generator().manual_seed(height)
+        images = torch.rand((n, 3, height, width), generator=generator) * 255
+        one, other = converted(images), source(images)
+        for name in ("features", "class_source", "logits"):
+            here, there = getattr(one, name), getattr(other, name)
+            if here.shape != there.shape:
+                return float("inf")
+            scale = float(there.abs().max()) or 1.0
+            worst = max(worst, float((here - there).abs().max()) / scale)
+    return worst
+
+
+class _Maps(nn.Module):
+    """The part that is converted."""
+
+    def __init__(self, source: Backbone) -> None:
+        super().__init__()
+        self.source = source
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return self.source.maps(images)

@@ -1,0 +1,37 @@
+"""The names of an encoder's classes, kept in the cache folder for searches without its network."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+
+from cwf_milvus.files import cache_folder, write_whole
+
+_FINGERPRINT = re.compile("[0-9a-f]{64}")
+_MOST_BYTES = 2**22
+
+
+def kept_class_names(fingerprint: str) -> tuple[str, ...] | None:
+    """Return the names of an encoder's classes; None where they are not kept, or damaged."""
+    folder = cache_folder("class-names")
+    if folder is None or not _FINGERPRINT.fullmatch(fingerprint):
+        return None
+    try:
+        with (folder / f"{fingerprint}.json").open("rb") as file:
+            names = json.loads(file.read(_MOST_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return None
+    return tuple(names)
+
+
+def keep_class_names(fingerprint: str, names: Sequence[str]) -> None:
+    """Keep the names of an encoder's classes, unless they are; where it cannot be, nothing is."""
+    folder = cache_folder("class-names")
+    known = kept_class_names(fingerprint)
+    if folder is not None and known != tuple(names):
+        with suppress(OSError):
+            write_whole(folder / f"{fingerprint}.json", json.dumps(list(names)).encode())

@@ -1,1 +1,0 @@
-"""The operators in the layout of Towhee's hub, a folder each."""

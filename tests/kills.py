@@ -1,0 +1,264 @@
+"""Every command cut short at random moments and run again: does it end as if nothing had been?
+
+`python tests/kills.py kill 10` kills each command 10 times, and prints what came of it; `term` ends
+it by SIGTERM, `disk` gives it a disk on which no file may grow beyond a random size.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+from command_line import TINY, Programs, programs
+from damaged_database import damage
+from small_encoders import crops, tiny
+
+from cwf_milvus.collection import InstanceCollection
+from cwf_milvus.store.augmentation import Augmented
+from cwf_milvus.store.backup import restore
+
+N = 40
+Command = Callable[[Path], list[object]]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A command that is killed: what is there before, what is run, and where its result is."""
+
+    command: Command
+    prepare: Callable[[Path], None] = lambda folder: None
+    result: str = "photos.db"
+
+
+def _place(folder: Path) -> list[object]:
+    return ["--uri", folder / "photos.db"]
+
+
+def _names(folder: Path, kind: slice) -> list[Path]:
+    return sorted((folder / "photos").glob("*.png"))[kind]
+
+
+def _forget_photos(folder: Path) -> None:
+    for photo in _names(folder, slice(0, 7)):
+        photo.unlink()
+
+
+def _tell(folder: Path) -> None:
+    lines = [{"file_name": p.name, "shelf": p.stem} for p in _names(folder, slice(None))]
+    (folder / "told.jsonl").write_text("\n".join(map(json.dumps, lines)))
+
+
+def _lose(folder: Path) -> None:
+    with InstanceCollection.open(folder / "photos.db", "photos") as photos:
+        photos.add(photos_of(folder)[:1], progress=False)  # flushes
+        photos.store.delete("photos", "uri", sorted(photos.uris())[:20])
+
+
+def _damage(folder: Path) -> None:
+    damage(folder / "photos.db", "first segment", "truncated")
+
+
+def _without_keypoints(folder: Path) -> None:
+    shutil.rmtree(folder / "photos.db")
+    make(folder, keypoints=0)
+
+
+def _backed_up(folder: Path) -> None:
+    from cwf_milvus.store.backup import backup
+
+    with InstanceCollection.open(folder / "photos.db", "photos") as photos:
+        backup(photos, folder / "b.zip")
+
+
+OPERATIONS = {
+    "index": Operation(
+        lambda folder: ["index", folder / "photos", *_place(folder), *TINY, "--batch-size", "4"],
+        lambda folder: shutil.rmtree(folder / "photos.db"),
+    ),
+    "remove": Operation(lambda folder: ["remove", *_names(folder, slice(0, 20)), *_place(folder)]),
+    "index --prune": Operation(
+        lambda folder: ["index", folder / "photos", "--prune", *_place(folder), "--quiet"],
+        _forget_photos,
+    ),
+    "index --metadata": Operation(
+        lambda folder: [
+            *("index", folder / "photos", "--metadata", folder / "told.jsonl"),
+            *(*_place(folder), "--quiet"),
+        ],
+        _tell,
+    ),
+    "index --upgrade": Operation(
+        lambda folder: ["index", "--upgrade", *_place(folder), "--quiet"], _without_keypoints
+    ),
+    "graph": Operation(lambda folder: ["graph", *_place(folder), "--quiet"]),
+    "augment": Operation(lambda folder: ["augment", *_place(folder)]),
+    "repair": Operation(lambda folder: ["repair", *_place(folder), "--quiet"], _lose),
+    "repair of damaged files": Operation(
+        lambda folder: ["repair", *_place(folder), "--quiet"], _damage, "photos.repaired.db"
+    ),
+    "backup": Operation(
+        lambda folder: ["backup", folder / "b.zip", *_place(folder)], result="b.zip"
+    ),
+    "restore": Operation(
+        lambda folder: ["restore", folder / "b.zip", "--uri", folder / "new.db"],
+        _backed_up,
+        "new.db",
+    ),
+}
+
+
+def photos_of(folder: Path) -> list[str]:
+    return [str(photo) for photo in _names(folder, slice(None))]
+
+
+def make(folder: Path, **settings: Any) -> None:
+    """Make photos, where there are none, and a collection of them."""
+    place = folder / "photos"
+    if not place.exists():
+        place.mkdir(parents=True)
+        for i, pixels in enumerate(crops(N)):
+            PIL.Image.fromarray(pixels).save(place / f"{i:02}.png")
+    encoder = tiny(whitening=None, batch_size=4, **settings)
+    with InstanceCollection.create(folder / "photos.db", "photos", encoder) as photos:
+        photos.add(photos_of(folder), progress=False)
+
+
+def state(folder: Path, result: str) -> dict[str, Any]:
+    """Return all that a collection holds, as it is to be the same after a kill."""
+    database = folder / result
+    if result.endswith(".zip"):
+        shutil.rmtree(folder / "look.db", ignore_errors=True)
+        restore(database, folder / "look.db")
+        database = folder / "look.db"
+    with InstanceCollection.open(database, "photos") as photos:
+        outcome = photos.verify()
+        rows = photos.raw_rows(list(photos.uris()))
+        found: dict[str, Any] = {
+            "verify": (outcome.ok, str(outcome)),
+            "rows": {Path(uri).name: _plain(row) for uri, row in rows.items()},
+        }
+        if photos.has_graph():
+            graph = [row for row in photos.graph.scan() if not isinstance(row, str)]
+            names = {row.number: Path(row.uri).name for row in graph}
+            found["graph"] = {
+                Path(row.uri).name: sorted(
+                    (names[e["number"]], float(e["similarity"]), int(e["inliers"]))
+                    for e in row.edges
+                )
+                for row in graph
+            }
+        augmented = Augmented(photos)
+        if augmented.exists():
+            photos.store.load(augmented.name)
+            found["augmented"] = {
+                Path(row["uri"]).name: [round(float(x), 5) for x in row["descriptor"]]
+                for row in photos.store.scan(augmented.name, "uri", ["descriptor"])
+            }
+    return found
+
+
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row without its name's folder, and what the last bits of scores are in."""
+    left = {name: row[name] for name in row.keys() - {"uri", "checksum"}}
+    left["descriptor"] = [round(float(x), 5) for x in row["descriptor"]]
+    left["class_scores"] = [round(float(x), 6) for x in row["class_scores"]]
+    return left
+
+
+def cut_short_and_repeat(
+    name: str,
+    how: str,
+    n_times: int,
+    start: Programs,
+    folder: Path,
+    numbers: random.Random,
+) -> list[str]:
+    """Return what was other than after an undisturbed run; [] where nothing was.
+
+    Args:
+        name: of `OPERATIONS`.
+        how: "kill", "term" or "disk".
+        n_times: at moments spread over the run.
+        start: starts commands.
+        folder: for what is made, which is not there yet.
+        numbers: for the moments.
+    """
+    operation, wrong = OPERATIONS[name], []
+    make(folder / "before")
+    operation.prepare(folder / "before")
+    here = folder / "here"
+
+    def begin() -> None:
+        shutil.rmtree(here, ignore_errors=True)
+        shutil.copytree(folder / "before", here)
+
+    def command() -> list[object]:
+        """Return the command: its photos are those that the rows name, in "before"."""
+        return [
+            Path(str(part).replace(str(here / "photos"), str(folder / "before" / "photos")))
+            if str(part).startswith(str(here / "photos")) and not str(part).endswith(".db")
+            else part
+            for part in operation.command(here)
+        ]
+
+    begin()
+    began = time.monotonic()
+    status, text = start.run(*command())
+    lasted = time.monotonic() - began
+    assert status == 0, text
+    right = state(here, operation.result)
+    assert right["verify"][0], right["verify"]
+    for i in range(n_times):
+        begin()
+        if how == "disk":
+            most = int(10 ** numbers.uniform(2.5, 5.5))
+            running = start.start(*command(), file_bytes=most)
+        else:
+            running = start.start(*command())
+            time.sleep(lasted * (i + numbers.random()) / n_times)
+            running.send(signal.SIGKILL if how == "kill" else signal.SIGTERM)
+        sent = time.monotonic()
+        running.wait()
+        if how == "term" and time.monotonic() - sent > 2:
+            wrong.append(f"{name}, {i}: ended after {time.monotonic() - sent:.1f} s")
+        if "Traceback" in running.text():
+            wrong.append(f"{name}, {i}: {running.text()[-2000:]}")
+        status, text = start.run(*command())
+        if status and not (name == "remove" and "not in photos" in text):
+            wrong.append(f"{name}, {i}: status {status}: {text[-400:]}")
+            continue
+        after = state(here, operation.result)
+        wrong += [
+            f"{name}, {i}: {part} differs" for part in right if after.get(part) != right[part]
+        ]
+    return wrong
+
+
+def main() -> None:
+    """Cut every command short so many times, and print what came of it."""
+    how, n_times, numbers = sys.argv[1], int(sys.argv[2]), random.Random(18)
+    chosen = sys.argv[3:] or list(OPERATIONS)
+    with tempfile.TemporaryDirectory() as folder, programs(Path(folder)) as start:
+        for i, name in enumerate(chosen):
+            began = time.monotonic()
+            place = Path(folder) / str(i)
+            wrong = cut_short_and_repeat(name, how, n_times, start, place, numbers)
+            lasted = time.monotonic() - began
+            print(f"{name}: {how} {n_times} times, {len(wrong)} wrong, {lasted:.0f} s")
+            for line in wrong:
+                print("   ", line, flush=True)
+            shutil.rmtree(place)
+
+
+if __name__ == "__main__":
+    main()
