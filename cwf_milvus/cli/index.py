@@ -6,6 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
+from cwf_milvus.cli.by_ray import elsewhere_of
 from cwf_milvus.cli.options import (
     OK,
     SOME_FAILED,
@@ -25,8 +26,6 @@ from cwf_milvus.errors import MismatchError, SettingsError, quoted
 from cwf_milvus.text import printable
 
 if TYPE_CHECKING:  # --help need not wait for what reads photos
-    from cwf_milvus.collection import InstanceCollection
-    from cwf_milvus.index.indexing import Elsewhere
     from cwf_milvus.index.report import Report
 
 
@@ -243,7 +242,7 @@ def run(arguments: argparse.Namespace) -> int:
             f"{collection.sidecar.manifest['whitening']}",
             file=sys.stderr,
         )
-        elsewhere = _by_ray(collection, arguments) if arguments.ray else None
+        elsewhere = elsewhere_of(collection, arguments) if arguments.ray else None
         report = index_photos(
             collection,
             arguments.photos,
@@ -278,21 +277,6 @@ def _told(report: Report) -> int:
         print(f"and {len(report.failed) - 20} more: see --report FILE", file=sys.stderr)
     print(report)
     return SOME_FAILED if report.failed else OK
-
-
-def _by_ray(collection: InstanceCollection, arguments: argparse.Namespace) -> Elsewhere:
-    if arguments.exif:
-        raise SettingsError("--exif reads each photo here: give --ray without it")
-    try:
-        from cwf_milvus.ray import encoded_by_ray  # an extra, and takes seconds
-    except ImportError as error:
-        raise SettingsError(f"--ray needs Ray ({error}): pip install 'cwf-milvus[ray]'") from error
-    return encoded_by_ray(
-        collection.encoder,
-        arguments.ray,
-        workers=arguments.workers,
-        max_pixels=arguments.max_pixels,
-    )
 
 
 _SETTINGS = {
