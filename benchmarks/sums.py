@@ -39,7 +39,7 @@ FIGURES = {
     "photos a second, 1 CPU core": Figure(4.7, "run: half of what docs/performance.md has for 2"),
     "photos a second, 1 GPU": Figure(500, "assumed: no GPU was to be had; a goal is 1,000"),
     "graph: photos a second, 1 CPU core": Figure(
-        77, "run: `python benchmarks/sums.py --graph 1000`, 30 regions, no keypoints, CPU time"
+        83, "run: `python benchmarks/sums.py --graph 600`, 30 regions, no keypoints, CPU time"
     ),
     "graph: edges of a photo": Figure(15, "run: docs/graph.md"),
     "graph: entries of a photo's row": Figure(50, "read: docs/graph.md"),
