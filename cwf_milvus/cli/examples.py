@@ -28,8 +28,11 @@ EXAMPLES: dict[str, tuple[str, str]] = {
         "copy photos.db http://localhost:19530",
         "copy photos.db photos.db --collection holiday --as trip",
     ),
-    "export": ("export --parquet out/", "export --parquet out/ --collection holiday"),
-    "import": ("import out/ --uri new.db", "import part1/ part2/ --collection holiday"),
+    "export": ("export --parquet out/", "export --parquet out/ --uri photos.db --collection trip"),
+    "import": (
+        "import out/ --uri http://localhost:19530",
+        "import out-1/ out-2/ --uri http://localhost:19530 --index HNSW,M=32,efConstruction=400",
+    ),
     "remove": ("remove photos/cup.jpg", "remove --all --collection holiday"),
     "relocate": (
         "relocate /media/old /media/new",

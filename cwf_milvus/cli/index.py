@@ -6,6 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
+from cwf_milvus.cli.by_ray import elsewhere_of
 from cwf_milvus.cli.options import (
     OK,
     SOME_FAILED,
@@ -93,6 +94,12 @@ def add_index(commands: Any) -> None:
         metavar="DIR",
         help="in place of --uri, write files that Milvus imports in bulk; DIR.db keeps what is "
         "encoded, for the same command to go on (none)",
+    )
+    command.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="encode by the computers of a Ray cluster, which see the photos under the same names; "
+        "auto for the one of this computer, local to start one here",
     )
     pixels_option(command)
     made = command.add_argument_group("when the collection is created")
@@ -184,7 +191,7 @@ def add_index(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Index as the command line asks; returns the exit status."""
     from cwf_milvus.collection import InstanceCollection
-    from cwf_milvus.index.indexing import check_inputs
+    from cwf_milvus.index.indexing import check_inputs, index_photos
     from cwf_milvus.photos.formats import READ
 
     if arguments.upgrade == bool(arguments.photos):
@@ -236,7 +243,9 @@ def run(arguments: argparse.Namespace) -> int:
             f"{collection.sidecar.manifest['whitening']}",
             file=sys.stderr,
         )
-        report = collection.add(
+        elsewhere = elsewhere_of(collection, arguments) if arguments.ray else None
+        report = index_photos(
+            collection,
             arguments.photos,
             metadata=arguments.metadata,
             replace_metadata=arguments.replace_metadata,
@@ -248,6 +257,7 @@ def run(arguments: argparse.Namespace) -> int:
             workers=arguments.workers,
             max_pixels=arguments.max_pixels,
             shard=arguments.shard,
+            elsewhere=elsewhere,
         )
         if arguments.to_parquet:
             bar = progress_bar(arguments.quiet, "exporting")

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import os
-import queue
-import threading
 import time
 import warnings
-from collections import Counter, deque
-from collections.abc import Generator, Hashable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from tqdm import tqdm
 
 from cwf_milvus.encode.batching import batches
 from cwf_milvus.encode.encoder import Encoder
 from cwf_milvus.encode.encoding import Encoding
-from cwf_milvus.encode.views import Prepared
 from cwf_milvus.errors import ImageError, SettingsError, quoted
 from cwf_milvus.index.metadata import Metadata, MetadataSource
 from cwf_milvus.index.moved import Standing
@@ -27,6 +25,7 @@ from cwf_milvus.index.pruning import gone_photos, without_deleted
 from cwf_milvus.index.report import Journal, Report
 from cwf_milvus.index.report_files import opened
 from cwf_milvus.index.sharding import Shard
+from cwf_milvus.index.writing import LOOKUP, Photo, Writer
 from cwf_milvus.photos.exif import exif_fields
 from cwf_milvus.photos.images import Image, load_image
 from cwf_milvus.photos.limits import READING
@@ -38,19 +37,13 @@ from cwf_milvus.store.layout import METADATA_BYTES, checked_uri
 from cwf_milvus.store.moves import MovableRows
 from cwf_milvus.store.told import Told
 
-_LOOKUP = 256  # photos whose stored content is asked for in one call
+Elsewhere: TypeAlias = Callable[
+    [Sequence[str]], Iterator[tuple[list[Encoding], list[tuple[str, str]]]]
+]
+"""What encodes photos by their names: some at a time, with (uri, reason) of those that failed."""
 
 
-@dataclass(frozen=True, eq=False)
-class _Photo:
-    """A photo on its way through a run."""
-
-    uri: str
-    metadata: Told | None
-    prepared: Prepared | None = None
-    known: bool = False
-    moved: bool = False
-    reason: str = ""
+_Encoded: TypeAlias = Generator[tuple[list[Photo], list[Encoding]], None, None]
 
 
 def index_photos(
@@ -67,8 +60,12 @@ def index_photos(
     workers: int | None = None,
     max_pixels: int | None = None,
     shard: str | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> Report:
-    """Add photos to a collection; see `InstanceCollection.add`, which takes the same."""
+    """Add photos to a collection; see `InstanceCollection.add`, which takes the same.
+
+    `elsewhere` encodes photos by their names, in place of this process.
+    """
     started = time.monotonic()
     prune = prune or prune_anyway
     part = _checked_shard(shard, prune)
@@ -96,20 +93,22 @@ def index_photos(
         try:
             for met in passed:
                 journal.skipped(met)
-            with (
-                _Writer(collection, journal, bar, replace_metadata) as writer,
-                closing(
-                    _readable(collection, items, reader, workers or worker_count(), writer, part)
-                ) as ready,
-            ):
-                for batch in batches(ready, size, _grid):
-                    prepared = [photo.prepared for photo in batch if photo.prepared is not None]
-                    writer.put(batch, encoder.encode_prepared(prepared))
+            with Writer(collection, journal, bar, replace_metadata) as writer:
+                standing = Standing(collection, items, workers or worker_count(), part)
+                if elsewhere is None:
+                    encoded = _encoded_here(
+                        collection, items, reader, workers or worker_count(), writer, standing, size
+                    )
+                else:
+                    encoded = _encoded_elsewhere(elsewhere, items, notes, writer, standing)
+                with closing(encoded):
+                    for batch, encodings in encoded:
+                        writer.put(batch, encodings)
             if prune:
                 here = {uri for uri, _ in items}
                 gone = gone_photos(collection, here, folders, anyway=prune_anyway)
-                for start in range(0, len(gone), _LOOKUP):
-                    uris = gone[start : start + _LOOKUP]
+                for start in range(0, len(gone), LOOKUP):
+                    uris = gone[start : start + LOOKUP]
                     report.pruned += collection.remove(uris)
                     for uri in uris:
                         journal.line(uri, "pruned")
@@ -168,8 +167,55 @@ def worker_count() -> int:
     return min(16, os.cpu_count() or 1)
 
 
-def _grid(photo: _Photo) -> Hashable:
+def _grid(photo: Photo) -> Hashable:
     return photo.prepared.grid if photo.prepared is not None else None
+
+
+def _encoded_here(
+    collection: MovableRows,
+    items: Sequence[tuple[str, object]],
+    reader: _Reader,
+    workers: int,
+    writer: Writer,
+    standing: Standing,
+    size: int,
+) -> _Encoded:
+    """Yield photos with their encodings, a batch at a time."""
+    with closing(_readable(collection, items, reader, workers, writer, standing)) as ready:
+        for batch in batches(ready, size, _grid):
+            prepared = [photo.prepared for photo in batch if photo.prepared is not None]
+            yield batch, collection.encoder.encode_prepared(prepared)
+
+
+def _encoded_elsewhere(
+    elsewhere: Elsewhere,
+    items: Sequence[tuple[str, object]],
+    notes: Metadata,
+    writer: Writer,
+    standing: Standing,
+) -> _Encoded:
+    """Yield photos with the encodings that others made of them."""
+    todo = []
+    for uri, source in items:
+        try:
+            checked_uri(uri)
+            if isinstance(source, ImageError):
+                raise source
+            if not isinstance(source, str):
+                raise ImageError(f"{quoted(uri)} has no name that another computer could read")
+        except ImageError as error:
+            writer.failed(Photo(uri, None, reason=str(error)))
+            continue
+        if uri in standing.same:
+            writer.same(Photo(uri, notes.of(uri), known=True, moved=uri in standing.moved))
+        else:
+            todo.append(uri)
+    for encodings, failed in elsewhere(todo):
+        for uri, reason in failed:
+            writer.failed(Photo(uri, None, reason=reason))
+        told = [Photo(e.uri, notes.of(e.uri), known=e.uri in standing.known) for e in encodings]
+        if encodings:
+            yield told, encodings
 
 
 def _readable(
@@ -177,14 +223,13 @@ def _readable(
     items: Sequence[tuple[str, object]],
     reader: _Reader,
     workers: int,
-    writer: _Writer,
-    part: Shard | None,
-) -> Generator[_Photo, None, None]:
+    writer: Writer,
+    standing: Standing,
+) -> Generator[Photo, None, None]:
     """Yield the photos to encode, in order, decoded ahead of time by `workers` threads."""
     ahead = 2 * workers + 2 * collection.encoder.batch_size
-    standing = Standing(collection, items, workers, part)
     with ThreadPoolExecutor(workers, thread_name_prefix="cwf-read") as pool:
-        waiting: deque[Future[_Photo]] = deque()
+        waiting: deque[Future[Photo]] = deque()
         try:
             for uri, source in items:
                 waiting.append(pool.submit(reader.read, uri, source, standing))
@@ -205,7 +250,7 @@ class _Reader:
     max_pixels: int
     exif: bool
 
-    def read(self, uri: str, source: object, standing: Standing) -> _Photo:
+    def read(self, uri: str, source: object, standing: Standing) -> Photo:
         """Return a photo prepared for the network, or why not."""
         told = self.notes.of(uri)
         known = uri in standing.known
@@ -216,7 +261,7 @@ class _Reader:
             if uri in standing.same:
                 if self.exif and isinstance(source, str):
                     told = self._with_exif(told, read_bytes(source), uri)
-                return _Photo(uri, told, known=True, moved=uri in standing.moved)
+                return Photo(uri, told, known=True, moved=uri in standing.moved)
             if isinstance(source, str):
                 with READING.held(size_of(source)):
                     data = read_bytes(source)
@@ -226,13 +271,13 @@ class _Reader:
             else:
                 image = self._load(source, uri)
                 if image.content == standing.known.get(uri) and uri not in standing.damaged:
-                    return _Photo(uri, told, known=True)
+                    return Photo(uri, told, known=True)
                 if isinstance(source, bytes):
                     told = self._with_exif(told, source, uri)
             prepared = self.encoder.prepare(image)
         except ImageError as error:
-            return _Photo(uri, told, reason=str(error))
-        return _Photo(uri, told, prepared, known=known)
+            return Photo(uri, told, reason=str(error))
+        return Photo(uri, told, prepared, known=known)
 
     def _load(self, source: object, uri: str) -> Image:
         at_least = self.encoder.at_least
@@ -243,119 +288,10 @@ class _Reader:
         return (told or Told({})).over(Told(fields, fields)) if fields else told
 
 
-def _sorted_out(photo: _Photo, writer: _Writer) -> Iterator[_Photo]:
+def _sorted_out(photo: Photo, writer: Writer) -> Iterator[Photo]:
     if photo.prepared is not None:
         yield photo
     elif photo.reason:
         writer.failed(photo)
     else:
         writer.same(photo)
-
-
-class _Writer:
-    """Upserts finished batches in a thread of its own, in order, and counts them."""
-
-    def __init__(
-        self, collection: MovableRows, journal: Journal, bar: tqdm, replace_metadata: bool
-    ) -> None:
-        self._collection = collection
-        self._journal = journal
-        self._report = journal.report
-        self._bar = bar
-        self._replaces = replace_metadata
-        self._batches: queue.Queue[tuple[list[_Photo], list[Encoding]] | None] = queue.Queue(2)
-        self._same: list[_Photo] = []
-        self._error: BaseException | None = None
-        self._counting = threading.Lock()
-        self._thread = threading.Thread(target=self._run, name="cwf-write", daemon=True)
-
-    def __enter__(self) -> _Writer:
-        self._thread.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._batches.put(None)
-        self._thread.join()
-        if kind is None:
-            self._flush_same(0)
-            self._check()
-
-    def put(self, photos: list[_Photo], encodings: list[Encoding]) -> None:
-        """Hand over a batch; waits while two are in hand."""
-        self._check()
-        self._batches.put((photos, encodings))
-
-    def same(self, photo: _Photo) -> None:
-        """Note a photo that is stored with the same bytes; its metadata may have changed."""
-        self._same.append(photo)
-        self._flush_same(_LOOKUP - 1)
-
-    def failed(self, photo: _Photo) -> None:
-        """Note a photo that cannot be read; a row that it has from before stays."""
-        self._journal.line(photo.uri, "failed", photo.reason)
-        self._count(failed=[(photo.uri, photo.reason)])
-
-    def _flush_same(self, most: int) -> None:
-        if len(self._same) <= most:
-            return
-        told = {p.uri: p.metadata for p in self._same if p.metadata is not None}
-        changed = set(self._collection.set_metadata(self._with_stored(told)))
-        counts = Counter[str]()
-        for photo in self._same:
-            status = "moved" if photo.moved else "updated" if photo.uri in changed else "same"
-            counts[status] += 1
-            self._journal.line(photo.uri, status)
-        self._count(moved=counts["moved"], updated=counts["updated"], skipped=counts["same"])
-        self._same.clear()
-
-    def _run(self) -> None:
-        while (work := self._batches.get()) is not None:
-            if self._error is not None:
-                continue  # to the end of the queue, lest the thread that encodes wait on it
-            try:
-                self._store(*work)
-            except BaseException as error:  # handed to the thread that encodes
-                self._error = error
-
-    def _store(self, photos: list[_Photo], encodings: list[Encoding]) -> None:
-        told = {photo.uri: photo.metadata for photo in photos}
-        told |= self._with_stored({p.uri: p.metadata or Told({}) for p in photos if p.known})
-        self._collection.upsert(encodings, list(told.values()))
-        for photo in photos:
-            self._journal.line(photo.uri, "updated" if photo.known else "added")
-        known = sum(photo.known for photo in photos)
-        self._count(added=len(photos) - known, updated=known)
-
-    def _with_stored(self, told: Mapping[str, Told]) -> dict[str, Told]:
-        """Return, for stored photos, what is told of them over what they have."""
-        found = dict(told)
-        for (uri, fields), row in zip(told.items(), self._collection.get(list(told)), strict=True):
-            if row is not None and not (self._replaces and fields):
-                found[uri] = fields.over(row.metadata)
-        return found
-
-    def _check(self) -> None:
-        if self._error is not None:
-            raise self._error
-
-    def _count(
-        self,
-        added: int = 0,
-        updated: int = 0,
-        moved: int = 0,
-        skipped: int = 0,
-        failed: Sequence[tuple[str, str]] = (),
-    ) -> None:
-        report = self._report
-        with self._counting:
-            report.added += added
-            report.updated += updated
-            report.moved += moved
-            report.skipped += skipped
-            report.failed += failed
-            self._bar.set_postfix_str(
-                f"{report.added} added, {report.skipped} skipped, {report.updated} updated, "
-                f"{len(report.failed)} failed",
-                refresh=False,
-            )
-            self._bar.update(added + updated + moved + skipped + len(failed))

@@ -1,0 +1,50 @@
+"""Encode photos on a Ray cluster and store them in Milvus, from image files or webdataset shards.
+
+python examples/ray_index.py images PHOTOS [URI]
+python examples/ray_index.py webdataset SHARDS.tar [URI]
+
+PHOTOS is a folder or url that `ray.data.read_images` reads; SHARDS.tar are tar files of photos. URI
+is http://host:19530, or a path that ends in .db, with one writer. Run it again after a kill: rows
+have keys that follow from the photos' names, and are stored in place of themselves.
+"""
+
+import sys
+
+import ray
+
+from cwf_milvus import Encoder, InstanceCollection
+from cwf_milvus.ray import EncodePhotos, MilvusDatasink
+
+ENDINGS = ("jpg", "jpeg", "png", "webp")
+
+
+def from_webdataset(sample: dict) -> dict:
+    """Return name and bytes of a sample of a webdataset: its photo is the column of its ending."""
+    ending = next(ending for ending in ENDINGS if sample.get(ending) is not None)
+    return {"path": f"{sample['__key__']}.{ending}", "image": sample[ending]}
+
+
+def main(kind: str, photos: str, uri: str = "ray.db") -> int:
+    """Index; returns the exit status."""
+    encoder = Encoder()
+    InstanceCollection.create(uri, "photos", encoder, exist_ok=True).close()
+    if kind == "images":
+        rows = ray.data.read_images(photos, include_paths=True)
+    else:
+        rows = ray.data.read_webdataset(photos, decoder=None).map(from_webdataset)
+    encoded = rows.map_batches(
+        EncodePhotos,
+        fn_constructor_kwargs={"encoder": encoder.state(), "uri": "path", "photo": "image"},
+        batch_size=16,
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=8),
+    )
+    sink = MilvusDatasink(uri, "photos")
+    encoded.write_datasink(sink, concurrency=None if uri.startswith("http") else 1)
+    print(sink.report)
+    for name, reason in sink.report.failed:
+        print(f"failed: {name}: {reason}", file=sys.stderr)
+    return 1 if sink.report.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
