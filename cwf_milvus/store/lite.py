@@ -37,7 +37,7 @@ for _name in (
         logging.getLogger(_name).setLevel(logging.CRITICAL)
 
 
-_lite_lock = threading.Lock()
+_lite_lock = threading.RLock()  # collecting garbage may close a database while one is opened
 _lite_users: dict[str, int] = {}
 _sockets: dict[str, str] = {}  # of the databases that are served by `_serve`
 _SOCKET_BYTES = 90  # a socket's path may have 107, on macOS 103
@@ -94,11 +94,13 @@ def open_lite(path: str, shown: str) -> MilvusClient:
     from milvus_lite.server_manager import server_manager_instance as manager
 
     with _lite_lock:
-        if path not in manager._servers:
-            _serve(path, shown)
-        elif path not in _lite_users:
-            _lite_users[path] = 1  # someone else in this process opened it: never ours to close
+        is_served = path in manager._servers
+        # Someone else in this process opened what is served without a user: never ours to close.
+        is_theirs = is_served and path not in _lite_users
+        _lite_users[path] = _lite_users.get(path, 0) + 1 + is_theirs
         try:
+            if not is_served:
+                _serve(path, shown)
             client = MilvusClient(
                 path,
                 timeout=CONNECT_SECONDS,
@@ -109,10 +111,11 @@ def open_lite(path: str, shown: str) -> MilvusClient:
                 },
             )
         except MILVUS_ERRORS as error:
-            if path not in _lite_users:
-                _stop(path)
+            release_lite(path)
             raise _not_opened(path, shown, error) from error
-        _lite_users[path] = _lite_users.get(path, 0) + 1
+        except BaseException:
+            release_lite(path)
+            raise
     return client
 
 
