@@ -99,7 +99,7 @@ def add_index(commands: Any) -> None:
         "--ray",
         metavar="ADDRESS",
         help="encode by the computers of a Ray cluster, which see the photos under the same names; "
-        "auto for the one of this computer, local to start one here",
+        "auto for the one of this computer, local to start one here (none)",
     )
     pixels_option(command)
     made = command.add_argument_group("when the collection is created")
