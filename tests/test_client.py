@@ -3,6 +3,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -72,6 +73,33 @@ def test_closing_leaves_a_database_open_that_someone_else_here_opened(tmp_path):
     Store(uri).close()
     assert theirs.list_collections() == []
     theirs.close()
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_database_may_be_closed_by_collecting_garbage_while_one_is_opened(
+    tmp_path, monkeypatch, same
+):
+    old = Store(tmp_path / "old.db", make=True)
+    connect = MilvusClient.__init__
+
+    def collects_garbage(self, *args, **kwargs):
+        monkeypatch.setattr(MilvusClient, "__init__", connect)
+        old.close()
+        connect(self, *args, **kwargs)
+
+    monkeypatch.setattr(MilvusClient, "__init__", collects_garbage)
+    made = []
+    opening = threading.Thread(
+        target=lambda: made.append(Store(tmp_path / ("old.db" if same else "new.db"), make=True)),
+        daemon=True,
+    )
+    opening.start()
+    opening.join(30)
+    assert made, "it waits for itself"
+    assert made[0].call("list_collections") == []
+    made[0].close()
+    for name in ("old.db", "new.db"):
+        assert str(tmp_path / name) not in server_manager_instance._servers
 
 
 def test_one_database_by_two_names_is_shared(tmp_path):
