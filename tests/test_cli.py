@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 import os
 import re
 import shlex
@@ -114,7 +115,11 @@ def test_every_option_with_a_value_says_what_holds_without_it(name):
             assert re.search(r"\(.+\)", action.help), f"{name} {action.option_strings}"
 
 
-def test_verbose_names_each_photo_and_where_an_error_came_from(run, folder, tmp_path):
+def test_verbose_names_each_photo_and_where_an_error_came_from(run, folder, tmp_path, monkeypatch):
+    for name in ("cwf_milvus", "cwf_milvus.cli.program", "cwf_milvus.index.report"):
+        # Other libraries of this process, Towhee for one, switch off what they find.
+        monkeypatch.setattr(logging.getLogger(name), "disabled", False)
+    monkeypatch.setattr(logging.root.manager, "disable", 0)
     place = ("--uri", tmp_path / "p.db")
     status, _, err = run("index", folder, *place, *TINY, "--verbose")
     assert status == 0
@@ -758,7 +763,7 @@ def test_a_server_that_stops_half_way_is_named_and_the_same_command_goes_on(
     report = tmp_path / "report.jsonl"
     server = MilvusServer(tmp_path / "milvus")
     environ = {"MILVUS_TOKEN": TOKEN}
-    command = ("index", folder, "--uri", server.uri, *TINY, "--batch-size", "4")
+    command = ("index", folder, "--uri", server.uri, *TINY, "--batch-size", "4", "--wait", "3")
     try:
         server.start()
         run = start.start(*command, "--report", report, environ=environ)

@@ -5,13 +5,14 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from damaged_database import DAMAGES, REMOVED, TARGETS, damage, make
 from small_encoders import crops, network_built_once, tiny
 
 from cwf_milvus.collection import InstanceCollection
 from cwf_milvus.encode.encoder import Encoder
-from cwf_milvus.errors import CollectionError, CwfError
+from cwf_milvus.errors import CollectionError, CwfError, StoreError
 from cwf_milvus.index.repair import repair
 from cwf_milvus.store.lite_files import LiteFiles
 
@@ -110,6 +111,20 @@ def test_lost_photos_are_written_anew_and_lost_fields_are_told(database, tmp_pat
     (tmp_path / "other.db").mkdir()
     with pytest.raises(CwfError, match="there already"):
         repair(database, "photos", into=tmp_path / "other.db", progress=False)
+
+
+def test_a_record_that_claims_more_bytes_than_there_is_memory_is_found(database):
+    (log,) = database.glob("collections/photos/wal/wal_delta_*.arrow")
+    data = log.read_bytes()
+    source = pa.BufferReader(data)
+    pa.ipc.read_message(source)
+    start = source.tell()
+    size = pa.ipc.read_message(source).body.size
+    at = data.index(size.to_bytes(8, "little"), start)
+    log.write_bytes(data[:at] + (size + 2**58).to_bytes(8, "little") + data[at + 8 :])
+    with pytest.raises(StoreError, match="more bytes than there is memory"):
+        InstanceCollection.open(database, "photos")
+    assert repair(database, "photos", progress=False).ok
 
 
 def test_a_log_whose_names_are_no_text_is_passed_over(database):  # found by a fuzzer

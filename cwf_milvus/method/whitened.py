@@ -181,7 +181,7 @@ class FittedWhitening:
             scale = max(float(variance.min()), floor) ** -self.power if floor > 0 else np.inf
             largest = float(np.abs(components).max()) * scale
             bound = largest * max(1.0, float(np.abs(mean).sum(dtype=np.float64)))
-        return not bound < np.finfo(np.float32).max / 2
+        return not bound < float(np.finfo(np.float32).max) / 2
 
     def _transform(self, x: Tensor) -> Tensor:
         weight, offset = self._map_on(x.device)

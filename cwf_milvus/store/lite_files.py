@@ -232,6 +232,9 @@ class LiteFiles:
             except EOFError:
                 break
             except _UNREADABLE:
+                if _is_endless(log, at):
+                    is_told = True
+                    self._say(log, "has a record that claims more bytes than there is memory")
                 is_torn = True
                 at = _next_record(data, at)
         return found
@@ -316,6 +319,19 @@ def _plain_rows(batch: pa.RecordBatch, start: int, wanted: set[int]) -> Iterator
 def _range(file: Path) -> tuple[int, int]:
     found = _RANGE.fullmatch(file.name)
     return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+def _is_endless(log: Path, at: int) -> bool:
+    """Tell whether Milvus Lite, which reads from the file, would ask for memory in vain."""
+    with pa.OSFile(str(log)) as source:
+        source.seek(at)
+        try:
+            pa.ipc.read_message(source)
+        except pa.ArrowMemoryError:
+            return True
+        except (*_UNREADABLE, EOFError):
+            return False
+    return False
 
 
 def _next_record(data: bytes, at: int) -> int:
