@@ -232,8 +232,8 @@ def main() -> None:
         "(docs/decisions.md), so that figures on others will be lower. Neither Oxford5k nor "
         "Paris6k was at hand: what stands beside our figures in the last column is what the "
         "papers report on those. mAP, by trapezoids, the query's own photo not counted. "
-        "Differences under .01 mean little on sets of this size. Milliseconds are of a machine that "
-        "other work used: benchmarks/auto_speed.py measures them.",
+        "Differences under .01 mean little on sets of this size. Milliseconds are of a machine "
+        "that other work used: benchmarks/auto_speed.py measures them.",
         "",
     ]
     former = "docs/results-0.1.0.md"

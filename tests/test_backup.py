@@ -4,6 +4,7 @@ import hashlib
 import json
 import threading
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -217,3 +218,18 @@ def test_every_damage_of_a_backup_is_refused(file, tmp_path):
         except CwfError:
             continue
         assert rows == N  # a bit that nobody reads, such as a date
+
+
+def test_rows_that_are_all_alike_are_no_bomb(tmp_path):
+    alike = encoding("/p/a.jpg", 1)
+    with InstanceCollection.create(tmp_path / "photos.db", "photos", TinyEncoder()) as photos:
+        photos.upsert([replace(alike, uri=f"/p/{i}.jpg") for i in range(2000)])
+        backup(photos, tmp_path / "b.zip")
+    assert restore(tmp_path / "b.zip", tmp_path / "again.db").rows == 2000
+
+
+def test_a_part_that_could_not_be_restored_is_not_written(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(backup_module, "_PART_BYTES", 10_000)
+    with pytest.raises(CollectionError, match=r"bytes, more than 10,000"):
+        backup(photos, tmp_path / "b.zip")
+    assert not (tmp_path / "b.zip").exists()

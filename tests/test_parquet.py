@@ -111,11 +111,11 @@ def test_photos_go_straight_into_files_part_by_part_and_the_same_command_goes_on
 
 def test_an_export_that_was_killed_is_made_again(tmp_path):
     filled(tmp_path / "a.db")
-    (tmp_path / "out.partial" / "photos").mkdir(parents=True)
-    (tmp_path / "out.partial" / "photos" / "00001.parquet").write_text("half")
+    (tmp_path / ".out.cwf-milvus-part" / "photos").mkdir(parents=True)
+    (tmp_path / ".out.cwf-milvus-part" / "photos" / "00001.parquet").write_text("half")
     exported(tmp_path / "a.db", tmp_path / "out")
     assert len(list(read_rows(tmp_path / "out"))) == 4
-    assert not (tmp_path / "out.partial").exists()
+    assert not (tmp_path / ".out.cwf-milvus-part").exists()
 
 
 @pytest.mark.parametrize("damage", ["cut", "lost"])

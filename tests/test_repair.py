@@ -261,3 +261,21 @@ def test_a_quick_look_reads_a_sample_whole_and_all_receipts(database, monkeypatc
         assert f"{n} rows, {outcome.read} of them read whole" in str(outcome)
         photos.store.delete("photos", "uri", uris[3:4])
         assert photos.verify(quick=True).missing == uris[3:4]
+
+
+def test_a_repair_that_was_cut_short_before_the_graph_was_there_makes_it(database, monkeypatch):
+    with InstanceCollection.open(database, "photos") as photos:
+        photos.build_graph(neighbours=3, progress=False)
+        photos.graph.store.delete(photos.graph.name, "uri", [next(photos.uris())])
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cwf_milvus.index.altogether.PhotosAltogether.build_graph", killed)
+        with pytest.raises(KeyboardInterrupt):
+            repair(database, "photos", progress=False)
+    assert "the graph" in repair(database, "photos", progress=False).made_again
+    with InstanceCollection.open(database, "photos") as photos:
+        assert photos.graph.head().neighbours == 3
+    assert "the graph" not in repair(database, "photos", progress=False).made_again

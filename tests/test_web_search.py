@@ -9,12 +9,15 @@ from pathlib import Path
 
 import httpx
 import pytest
+from fastapi.testclient import TestClient
 from photo_collection import CAT, collection, is_cat, photo, photos
 from web_service import events, served
 
 from cwf_milvus.collection import InstanceCollection
 from cwf_milvus.search.choose import chosen_stages
 from cwf_milvus.search.search import ask, search_steps
+from cwf_milvus.web.app import create_app
+from cwf_milvus.web.settings import ServeSettings
 
 BOX = list(CAT)
 
@@ -211,3 +214,11 @@ def test_searches_at_the_same_time_pass_the_network_together(
     assert found == [search(i) for i in range(8)]  # from what was kept
     assert all(is_cat(uri) for uris in found for uri in uris)
     assert batches() == after
+
+
+def test_an_application_can_be_started_again(stored: InstanceCollection, tmp_path: Path) -> None:
+    app = create_app({"photos": stored}, ServeSettings(cache=tmp_path))
+    for _ in range(2):
+        with TestClient(app, base_url="http://127.0.0.1") as client:
+            assert client.get("/readyz").status_code == 200
+            assert "cwf_milvus_searches_running 0.0" in client.get("/metrics").text

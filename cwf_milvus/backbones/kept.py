@@ -160,12 +160,17 @@ def _converted(place: Path, build: Callable[[], Backbone]) -> Converted:
             raise _Refused(f"its maps differ from PyTorch's by {worst:.1e} of the largest value")
     except _Refused as error:
         refused = str(error)
+    except (OSError, MemoryError) as error:  # of this moment, and not of the network
+        raise _Refused(f"it could not be converted now ({error})") from error
     except Exception as error:  # a network of any kind meets a tracer and a compiler
         refused = f"it does not convert ({type(error).__name__}: {str(error)[:200]})"
     else:
-        with tempfile.TemporaryDirectory() as passing:
-            openvino.save_model(model, Path(passing) / _MODEL, compress_to_fp16=False)
-            files = {name: (Path(passing) / name).read_bytes() for name in (_MODEL, _WEIGHTS)}
+        try:
+            with tempfile.TemporaryDirectory() as passing:
+                openvino.save_model(model, Path(passing) / _MODEL, compress_to_fp16=False)
+                files = {name: (Path(passing) / name).read_bytes() for name in (_MODEL, _WEIGHTS)}
+        except (OSError, RuntimeError):  # a full disk: converted again by the next process
+            return made
         files[_HEAD] = save(head)
         about = {
             "refused": "",

@@ -26,6 +26,7 @@ from cwf_milvus.store.verification import Verification, verify
 
 _NAMED = 20  # photos of each kind that the text names
 _AT_ONCE = 256
+_REMAKING = "graph"
 
 
 @dataclass
@@ -168,7 +169,8 @@ def _mend(collection: PhotosAltogether, metadata: MetadataSource, progress: bool
             "the rows of class vectors, from the vectors in the photos' rows (in 4 or 8 bits)"
         )
     graph = collection.graph
-    if graph.exists() and (found.graph or not graph.ready()):
+    begun = collection.sidecar.note_of(_REMAKING)  # and its graph was dropped, by a run cut short
+    if begun or (graph.exists() and (found.graph or not graph.ready())):
         _mend_graph(collection, progress)
         outcome.made_again.append("the graph")
     after = verify(collection)
@@ -207,7 +209,11 @@ def _write_anew(
     written = [uri for uri in photos if uri not in failed]
     outcome.written += written
     new = collection.raw_rows(written)
-    former = [one for uri in written if uri in old and (one := _former(collection, old[uri], new))]
+    former = [
+        one
+        for uri in written
+        if uri in old and uri in new and (one := _former(collection, old[uri], new))
+    ]
     collection.store.write(collection.name, former)
     outcome.proven += len(former)
 
@@ -256,13 +262,17 @@ def _mend_class_rows(collection: PhotosAltogether) -> None:
 
 
 def _mend_graph(collection: PhotosAltogether, progress: bool) -> None:
-    try:
-        head = collection.graph.head()
-        collection.drop_graph()
-        collection.build_graph(neighbours=head.neighbours, verify=head.verified, progress=progress)
-    except CollectionError:  # nothing says how it was made
-        collection.drop_graph()
-        collection.build_graph(progress=progress)
+    how = collection.sidecar.note_of(_REMAKING)
+    if how is None:
+        try:
+            head = collection.graph.head()
+            how = {"neighbours": head.neighbours, "verify": head.verified}
+        except CollectionError:  # nothing says how it was made
+            how = {"verify": True}
+        collection.sidecar.write_note(_REMAKING, how)
+    collection.drop_graph()
+    collection.build_graph(**how, progress=progress)
+    collection.sidecar.write_note(_REMAKING, None)
 
 
 def _named(what: str, those: Sequence[str]) -> list[str]:

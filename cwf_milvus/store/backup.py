@@ -23,7 +23,7 @@ import numpy as np
 from cwf_milvus.errors import CollectionError, CwfError, SettingsError
 from cwf_milvus.files import write_whole
 from cwf_milvus.store.client import MESSAGE_BYTES, Store, new_mark
-from cwf_milvus.store.layout import METADATA_BYTES, Layout
+from cwf_milvus.store.layout import METADATA_BYTES, URI_BYTES, Layout
 from cwf_milvus.store.packing import Text
 from cwf_milvus.store.photo_rows import PhotoRows
 from cwf_milvus.store.refusals import check_name, checked_index
@@ -135,11 +135,22 @@ def _write(collection: PhotoRows, path: Path, outcome: Backup) -> None:
         def put(name: str, rows: Sequence[Mapping[str, Any]]) -> None:
             data = json.dumps(rows, ensure_ascii=False).encode("utf-8", "surrogatepass")
             parts[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-            archive.writestr(name, data)
+            if len(data) > _PART_BYTES:
+                raise CollectionError(
+                    f"{name} of the backup would take {len(data):,} bytes, more than "
+                    f"{_PART_BYTES:,}: the rows of {collection.name!r} are too large for one"
+                )
+            # What is all alike would be taken for a bomb.
+            is_dense = len(zlib.compress(data, 1)) * _MOST_RATIO > len(data)
+            archive.writestr(name, data, zipfile.ZIP_DEFLATED if is_dense else zipfile.ZIP_STORED)
 
         for i, part in enumerate(_side_rows(collection)):
             put(f"encoder/{i}.json", part)
-        at_once = max(1, _WRITTEN_BYTES // (collection.layout.row_bytes + METADATA_BYTES))
+        layout = collection.layout
+        row_bytes = layout.row_bytes + METADATA_BYTES
+        if collection.class_rows is not None:
+            row_bytes += layout.n_classes * (6 * layout.dim + URI_BYTES)  # float32 in base64
+        at_once = max(1, _WRITTEN_BYTES // row_bytes)
         uris = collection.uris()
         for i, names in enumerate(iter(lambda: list(islice(uris, at_once)), [])):
             damaged = damaged_rows(collection, names)
@@ -148,7 +159,8 @@ def _write(collection: PhotoRows, path: Path, outcome: Backup) -> None:
             outcome.rows += len(rows)
             outcome.damaged += sorted(damaged)
             if collection.class_rows is not None:
-                put(f"classes/{i}.json", [_told(row) for row in collection.class_rows.of(rows)])
+                ranks = {uri: len(row["class_ids"]) for uri, row in rows.items()}
+                put(f"classes/{i}.json", [_told(row) for row in collection.class_rows.of(ranks)])
         collection.follow()
         if collection.sidecar.prefix != prefix:
             raise CollectionError(f"{collection.name!r} was made anew meanwhile: back it up again")

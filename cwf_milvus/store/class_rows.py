@@ -7,7 +7,7 @@ Milvus itself.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,6 @@ from pymilvus import CollectionSchema, DataType, MilvusClient
 from cwf_milvus.encode.encoding import Encoding
 from cwf_milvus.errors import CollectionError
 from cwf_milvus.store.client import MESSAGE_BYTES, Store
-from cwf_milvus.store.filters import one_of
 from cwf_milvus.store.side import SideCollection
 
 _FIELDS = ("key", "uri", "class_id", "rank", "vector")
@@ -144,14 +143,17 @@ class ClassRows(SideCollection):
             ]
         )
 
-    def of(self, uris: Iterable[str]) -> list[dict[str, Any]]:
-        """Return the rows of photos, whole."""
-        rows: list[dict[str, Any]] = []
-        for uri in uris:
-            rows += self.store.call(
-                "query", self.name, filter=one_of("uri", [uri]), output_fields=list(_FIELDS)
-            )
-        return [{name: row[name] for name in _FIELDS} for row in rows]
+    def of(self, ranks: Mapping[str, int]) -> list[dict[str, Any]]:
+        """Return the rows of photos, whole.
+
+        Args:
+            ranks: how many class vectors each photo has, by uri.
+        """
+        keys = [_key(uri, rank) for uri, n in ranks.items() for rank in range(n)]
+        found = self.store.fetch(
+            self.name, "key", keys, _FIELDS, row_bytes=4 * self._dim + 2 * _URI_BYTES
+        )
+        return [{name: found[key][name] for name in _FIELDS} for key in keys if key in found]
 
     def put(self, rows: Sequence[dict[str, Any]]) -> None:
         """Store whole rows."""

@@ -127,9 +127,13 @@ class MovableRows(PhotoRows):
         """
         return fields_of(self)
 
-    def info(self) -> dict[str, Any]:
-        """Return what the collection holds and how it was made, as plain JSON values."""
-        return {**super().info(), "fields": self.fields()}
+    def info(self, *, fields: bool = True) -> dict[str, Any]:
+        """Return what the collection holds and how it was made, as plain JSON values.
+
+        Args:
+            fields: the user's own with their counts too, for which every row is read.
+        """
+        return {**super().info(), **({"fields": self.fields()} if fields else {})}
 
 
 def relocated(

@@ -80,7 +80,7 @@ def export_collection(
         CollectionError: rows that the files then lack.
     """
     place = checked_export(folder)
-    partial = place.with_name(f"{place.name}.partial")
+    partial = place.with_name(f".{place.name}.cwf-milvus-part")  # no folder of anybody else's
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     mark = _mark_of(rows)
@@ -164,7 +164,7 @@ def checked_export(folder: str | Path) -> Path:
     Raises:
         SettingsError: the folder is one of something else, or pymilvus' bulk writer is missing.
     """
-    place = Path(folder)
+    place = Path(folder).absolute()
     if place.is_file() or (place.is_dir() and any(place.iterdir()) and not _is_export(place)):
         raise SettingsError(
             f"{str(folder)!r} is there, and is no earlier export: name another folder"

@@ -13,7 +13,8 @@ from cwf_milvus.errors import StoreError
 from cwf_milvus.store.answers import MILVUS_ERRORS, is_unreachable, words_of
 from cwf_milvus.store.lite import NO_PLACE
 
-_STARTING = r"not ready|not subscribed|not available|not healthy|recovering|node offline|not found"
+_STARTING = r"not ready|not subscribed|not available|not healthy|recovering|node offline"
+_STARTING += r"|(?:channel|node|segment|shard)\b[^;\n]{0,80} not found"
 _PAUSE = 1.0
 _LEAST = 2.0  # seconds that a question takes at least, near the end of the wait
 _Answer = TypeVar("_Answer")

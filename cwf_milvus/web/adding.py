@@ -8,6 +8,7 @@ import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import anyio
 from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import Response, StreamingResponse
 from starlette.datastructures import UploadFile
@@ -70,9 +71,10 @@ async def add(request: Request, service: Served, photos: Chosen) -> Response:
         except CwfError as error:
             yield event("failed", Failure(error=words_of(error)))
         finally:
-            service.searcher.forget()
-            await asyncio.to_thread(service.forget)
-            await form.close()
+            with anyio.CancelScope(shield=True):  # also for one who went away
+                await form.close()
+                service.searcher.forget()
+                await asyncio.to_thread(service.forget)
 
     return StreamingResponse(events(), media_type=EVENTS)
 
@@ -96,8 +98,10 @@ async def _added(
         )
     except ImageError as error:
         return "failed", str(error)
-    async with service.writing:
-        return await asyncio.to_thread(_store, photos, limits.added, name, data)
+    with anyio.CancelScope(shield=True):  # a thread cannot be called off, and holds the turn
+        async with service.writing:
+            stored = await asyncio.to_thread(_store, photos, limits.added, name, data)
+    return stored
 
 
 def _store(

@@ -69,7 +69,7 @@ def collections(service: Served) -> list[CollectionFound]:
 @router.get("/info")
 def info(service: Served, photos: Chosen) -> dict[str, Any]:
     """Return what a collection holds, how it was made, and what a search does by itself."""
-    told = photos.info()
+    told = photos.info(fields=False)
     if service.settings.hide_paths:
         told.pop("uri")
     return {
@@ -203,11 +203,12 @@ async def original(service: Served, photos: Chosen, uri: Uri) -> Response:
 async def explanation(service: Served, photos: Chosen, uri: Uri) -> Response:
     """Return a picture of what the network sees in a photo."""
     row = await asyncio.to_thread(service.names.row, photos, uri)
-    data = await asyncio.to_thread(service.thumbnails.get, row.content, "explanation")
+    kind = f"explanation-{photos.encoder.fingerprint[:16]}"  # what this network sees
+    data = await asyncio.to_thread(service.thumbnails.get, row.content, kind)
     if data is None:
         async with service.turns.turn():
             data = await _explained(service, photos, row)
-        await asyncio.to_thread(service.thumbnails.put, row.content, "explanation", data)
+        await asyncio.to_thread(service.thumbnails.put, row.content, kind, data)
     return Response(data, media_type="image/png", headers={"Cache-Control": _DAY})
 
 

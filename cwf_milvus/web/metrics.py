@@ -38,12 +38,16 @@ class Metrics:
             registry=self._registry,
         )
 
-    def watch(self, turns: Turns) -> None:
-        """Tell of searches that run and that wait."""
-        for name, doing in (("running", "are worked on"), ("waiting", "wait for their turn")):
-            gauge = Gauge(
+        self._searches = {
+            name: Gauge(
                 f"cwf_milvus_searches_{name}", f"Searches that {doing}", registry=self._registry
             )
+            for name, doing in (("running", "are worked on"), ("waiting", "wait for their turn"))
+        }
+
+    def watch(self, turns: Turns) -> None:
+        """Tell of searches that run and that wait."""
+        for name, gauge in self._searches.items():
             gauge.set_function(lambda name=name: getattr(turns, name))  # type: ignore[misc]
 
     def answered(self, route: str, status: int, seconds: float) -> None:

@@ -28,6 +28,7 @@ class Names:
     def __init__(self, hidden: bool) -> None:
         self.hidden = hidden
         self._uris: dict[str, str] = {}
+        self._listed: dict[int, int] = {}  # how many photos a collection had when it was read
         self._lock = threading.Lock()
 
     def shown(self, photos: PhotoRows, uri: str) -> str:
@@ -36,7 +37,9 @@ class Names:
             return uri
         secret = photos.sidecar.prefix  # made with the collection, and told to nobody
         digest = hashlib.blake2b(uri.encode(), key=secret.encode()[:64], digest_size=16)
-        return _KEY + digest.hexdigest()
+        shown = _KEY + digest.hexdigest()
+        self._uris[shown] = uri
+        return shown
 
     def row(self, photos: PhotoRows, shown: str) -> Row:
         """Return the photo that is called so. Raises HTTPException where there is none."""
@@ -53,8 +56,8 @@ class Names:
         if not shown.startswith(_KEY):
             raise _unknown(photos, shown)
         with self._lock:
-            if shown not in self._uris:
-                self._uris.update((self.shown(photos, uri), uri) for uri in photos.uris())
+            if shown not in self._uris and self._listed.get(id(photos)) != photos.count():
+                self._listed[id(photos)] = sum(bool(self.shown(photos, u)) for u in photos.uris())
         if shown not in self._uris:
             raise _unknown(photos, shown)
         return self._uris[shown]

@@ -105,7 +105,7 @@ class Searcher:
             CwfError: as `InstanceCollection.search`.
         """
         wanted = asked.model_dump_json(exclude={"query", "uri", "url", "offset", "limit"})
-        key = (photos.name, None if image is None else image.content, wanted)
+        key = (id(photos), None if image is None else image.content, wanted)
         needed = asked.offset + asked.limit + 1
         kept = self._answers.get(key)
         if asked.offset and kept is not None and kept.reaches >= needed:
@@ -145,7 +145,7 @@ class Searcher:
         if asked.like or asked.unlike:
             raise SettingsError("give either a photo, or like and unlike: not both")
         encoder, box = photos.encoder, asked.framed
-        key = (photos.name, image.content, box)
+        key = (id(photos), image.content, box)
         query = self._queries.get(key)
         if query is None:
             prepared = await self._run(encoder.prepare_query, image, box)

@@ -87,7 +87,7 @@ class Service:
         with ExitStack() as held:
             held.callback(self._lookers.release)
             held.enter_context(self._looking)
-            key = photos.name, photos.count(), what
+            key = id(photos), photos.count(), what
             found: list[_R] | None = self._found.get(key)
             if found is None:
                 found = self._found[key] = find()
