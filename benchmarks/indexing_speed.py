@@ -1,6 +1,6 @@
 """Indexing, from JPEG files to Milvus Lite, over the bare forward pass on the same photos.
 
-    python benchmarks/indexing_speed.py PHOTOS [--photos 96] [--rounds 3]
+    python benchmarks/indexing_speed.py PHOTOS [--photos 96] [--rounds 3] [--keypoints 0]
 
 The bare forward pass is the network alone, on views that are resized and stacked beforehand: the
 features' view and the classes' view of each photo, in the batches that indexing forms. Both are
@@ -22,6 +22,7 @@ import torch
 from cwf_milvus.collection import InstanceCollection
 from cwf_milvus.encode.batching import batches
 from cwf_milvus.encode.encoder import Encoder
+from cwf_milvus.encode.settings import EncoderSettings
 from cwf_milvus.photos.listing import list_photos
 
 
@@ -53,8 +54,10 @@ def main() -> None:
     parser.add_argument("folder", metavar="PHOTOS", help="a folder of JPEG files")
     parser.add_argument("--photos", type=int, default=96)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--keypoints", type=int, default=EncoderSettings.keypoints)
+    parser.add_argument("--runtime", default="auto", help="of the network")
     options = parser.parse_args()
-    encoder = Encoder()
+    encoder = Encoder(keypoints=options.keypoints, runtime=options.runtime)
     photos = list(
         islice((p for p in list_photos(options.folder) if p.endswith(".jpg")), options.photos)
     )
