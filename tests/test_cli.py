@@ -245,6 +245,16 @@ def test_index_says_what_it_did_and_a_second_run_skips(run, folder, uri):
     assert "skipped" not in err
 
 
+def test_how_many_keypoints_are_kept_can_be_said(run, folder, tmp_path):
+    place = ("--uri", tmp_path / "p.db")
+    tiny = [word for word in TINY if word not in ("--keypoints", "0")]
+    assert run("index", folder, *place, *tiny, "--keypoints", "50")[0] == 0
+    assert json.loads(run("info", *place, "--json")[1])["n_keypoints"] == 50
+    status, _, err = run("index", folder, "--uri", tmp_path / "q.db", *tiny, "--keypoints", "-1")
+    assert status == 2
+    assert "keypoints=-1: give a whole number from 0 to" in err
+
+
 @pytest.mark.filterwarnings("default::cwf_milvus.method.whitening.ReducedDimensionWarning")
 @pytest.mark.parametrize(
     ("options", "told"),

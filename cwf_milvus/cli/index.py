@@ -146,6 +146,12 @@ def add_index(commands: Any) -> None:
         help="what the descriptor sums; classes is the paper's offline aggregation (both)",
     )
     made.add_argument(
+        "--keypoints",
+        type=int,
+        metavar="N",
+        help="keypoints kept an image, for rerank spatial; 0 for none (800)",
+    )
+    made.add_argument(
         "--compact",
         action="store_true",
         help="at most 30 kB a photo: fewer regions and keypoints, and one class",
@@ -290,6 +296,7 @@ _SETTINGS = {
     "classes": "classes",
     "descriptor": "descriptor",
     "dim": "dim",
+    "keypoints": "keypoints",
 }
 
 
