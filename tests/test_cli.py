@@ -806,7 +806,7 @@ def test_a_server_that_stops_half_way_is_named_and_the_same_command_goes_on(
 def test_interrupted_it_ends_promptly_keeps_what_was_finished_and_goes_on(
     run, start, tmp_path, tmp_path_factory
 ):
-    n_photos = 2000  # enough that a busy machine interrupts before the end
+    n_photos = 800  # enough that a busy machine interrupts before the end
     folder = fill(tmp_path_factory.mktemp("many") / "photos", n_photos)
     report, place = tmp_path / "report.jsonl", ("--uri", tmp_path / "p.db")
     command = ("index", folder, *place, *TINY, "--batch-size", "4")
