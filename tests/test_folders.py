@@ -120,6 +120,41 @@ def test_a_folder_that_was_renamed_keeps_its_rows(
     assert fields(photos) == {str(tmp_path / "new" / f"{i}.png"): {"n": i} for i in range(3)}
 
 
+def test_a_few_new_photos_are_held_against_rows_of_their_content_alone(
+    photos: InstanceCollection,
+    tmp_path: Path,
+    passes: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    paths = fill(tmp_path / "in", 4)
+    photos.add(tmp_path / "in", progress=False)
+    passes.clear()
+    renamed = paths[0].rename(tmp_path / "in" / "renamed.png")
+
+    def listed() -> Iterator[str]:
+        pytest.fail("every stored photo was listed")
+        yield ""
+
+    monkeypatch.setattr(photos, "uris", listed)
+    assert photos.add([renamed], progress=False).moved == 1
+    assert passes == []
+
+
+def test_many_new_photos_are_held_against_all_rows(
+    photos: InstanceCollection,
+    tmp_path: Path,
+    passes: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fill(tmp_path / "in", 4)
+    photos.add(tmp_path / "in", progress=False)
+    passes.clear()
+    (tmp_path / "in").rename(tmp_path / "new")
+    monkeypatch.setattr("cwf_milvus.index.moved._LOOKUP", 2)
+    assert photos.add(tmp_path / "new", progress=False).moved == 4
+    assert passes == []
+
+
 def test_a_copy_of_a_photo_is_no_moved_photo(photos: InstanceCollection, tmp_path: Path) -> None:
     (path,) = fill(tmp_path / "in", 1)
     photos.add(tmp_path / "in", progress=False)

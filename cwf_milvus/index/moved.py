@@ -74,10 +74,13 @@ class Standing:
             }
             if not new and not changed:
                 return
-            free = self._free(collection, changed, {uri for uri, _ in items})
+            few = len(new) + len(changed) <= _LOOKUP
+            contents = {uri: here[uri] for uri in changed} | (_contents(pool, new) if few else {})
+            rows = collection.alike(contents.values()) if few else collection.uris()
+            free = self._free(collection, rows, changed, {uri for uri, _ in items})
             if not free:
                 return
-            here = {uri: here[uri] for uri in changed} | _contents(pool, new)
+            here = contents if few else contents | _contents(pool, new)
         pairs = _paired(here, free)
         _move(collection, pairs)
         for old in pairs:
@@ -87,14 +90,14 @@ class Standing:
         self.same |= self.moved
 
     def _free(
-        self, collection: MovableRows, changed: Iterable[str], here: set[str]
+        self,
+        collection: MovableRows,
+        rows: Iterable[str],
+        changed: Iterable[str],
+        here: set[str],
     ) -> dict[str, str]:
-        """Return uri to content of the rows whose photo is not where it was."""
-        gone = [
-            uri
-            for uri in collection.uris()
-            if uri not in here and (uri.startswith(_ASIDE) or is_gone(uri))
-        ]
+        """Return uri to content of those of the rows whose photo is not where it was."""
+        gone = [uri for uri in rows if uri not in here and (uri.startswith(_ASIDE) or is_gone(uri))]
         found = {uri: self.known[uri] for uri in changed}
         for start in range(0, len(gone), _LOOKUP):
             found |= collection.known(gone[start : start + _LOOKUP])

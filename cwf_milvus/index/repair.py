@@ -163,7 +163,8 @@ def _mend(collection: PhotosAltogether, metadata: MetadataSource, progress: bool
     todo = [*found.missing, *(uri for uri, _ in found.damaged)]
     for start in range(0, len(todo), _AT_ONCE):
         _write_anew(collection, todo[start : start + _AT_ONCE], metadata, outcome, progress)
-    if collection.class_rows is not None and verify(collection).class_rows:
+    wrong = verify(collection) if todo or found.returned else found
+    if collection.class_rows is not None and wrong.class_rows:
         _mend_class_rows(collection)
         outcome.made_again.append(
             "the rows of class vectors, from the vectors in the photos' rows (in 4 or 8 bits)"

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from cwf_milvus.errors import CollectionError, quoted
-from cwf_milvus.store.client import MESSAGE_BYTES
+from cwf_milvus.store.client import MESSAGE_BYTES, TOP_K
 from cwf_milvus.store.fields import fields_of
+from cwf_milvus.store.filters import one_of
 from cwf_milvus.store.layout import checked_uri
 from cwf_milvus.store.names import prefixes
 from cwf_milvus.store.packing import Text
@@ -23,6 +24,7 @@ from cwf_milvus.store.photo_rows import PhotoRows
 from cwf_milvus.store.sidecar import Sidecar
 
 _MOVE = "move/"
+_AT_ONCE = 256
 
 
 class MovableRows(PhotoRows):
@@ -100,6 +102,29 @@ class MovableRows(PhotoRows):
         """Return the uris of stored photos under a folder, by their names alone."""
         begin = prefixes(folder)
         return [uri for uri in self.uris() if uri.startswith(begin)]
+
+    def alike(self, contents: Iterable[str]) -> list[str]:
+        """Return the uris of stored photos with these bytes.
+
+        Args:
+            contents: SHA-256 of each, in hex.
+
+        Raises:
+            StoreError: Milvus failed.
+        """
+        found: list[str] = []
+        asked = list(dict.fromkeys(contents))
+        for start in range(0, len(asked), _AT_ONCE):
+            rows = self.store.call(
+                "query",
+                self.name,
+                filter=one_of("content", asked[start : start + _AT_ONCE]),
+                output_fields=["uri"],
+                limit=TOP_K,
+                consistency_level="Strong",
+            )
+            found += [row["uri"] for row in rows]
+        return found
 
     def relocate(self, old: str | Path, new: str | Path) -> int:
         """Give a photo, or all of a folder, the name of where it is now; returns how many.

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cwf_milvus.checks import checked_count
 from cwf_milvus.errors import SettingsError
+from cwf_milvus.files import cache_folder
 
 TOKEN = "CWF_MILVUS_SERVE_TOKEN"
 """The environment variable with the token: an option could be read in the list of processes."""
@@ -34,7 +34,7 @@ class ServeSettings:
         decode_seconds: that decoding a photo may take, by the clock.
         searches: that are worked on at once.
         waiting: that may wait for their turn; more are sent away with 503.
-        cache: the folder of the thumbnails.
+        cache: the folder of the thumbnails; None to make each anew.
         cache_bytes: that they may take.
 
     Raises:
@@ -56,7 +56,7 @@ class ServeSettings:
     decode_seconds: float = 10.0
     searches: int = 16
     waiting: int = 48
-    cache: Path = field(default_factory=lambda: default_cache())
+    cache: Path | None = field(default_factory=lambda: cache_folder("thumbnails"))
     cache_bytes: int = 256 * 2**20
 
     def __post_init__(self) -> None:
@@ -84,9 +84,3 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def default_cache() -> Path:
-    """Return the user's own folder for thumbnails."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "cwf-milvus" / "thumbnails"

@@ -17,11 +17,11 @@ class Thumbnails:
     """JPEG files by what they show; those used longest ago go first.
 
     Args:
-        folder: made where there is none, for the user alone.
+        folder: made where there is none, for the user alone; None to keep no pictures.
         most_bytes: that the files may take together.
     """
 
-    def __init__(self, folder: Path, most_bytes: int) -> None:
+    def __init__(self, folder: Path | None, most_bytes: int) -> None:
         self._folder = folder
         self._most = most_bytes
         self._lock = threading.Lock()
@@ -35,6 +35,8 @@ class Thumbnails:
             kind: of the picture, such as its size.
         """
         file = self._file(content, kind)
+        if file is None:
+            return None
         try:
             data = file.read_bytes()
             os.utime(file)  # used now
@@ -45,13 +47,17 @@ class Thumbnails:
     def put(self, content: str, kind: str, data: bytes) -> None:
         """Keep a picture, if it may; a full disk is no reason not to show it."""
         file = self._file(content, kind)
+        if file is None:
+            return
         with suppress(OSError), self._lock:
             file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             write_whole(file, data)
             held = self._size() if self._held is None else self._held + len(data)
             self._held = held if held <= self._most else self._make_room()
 
-    def _file(self, content: str, kind: str) -> Path:
+    def _file(self, content: str, kind: str) -> Path | None:
+        if self._folder is None:
+            return None
         name = hashlib.sha256(f"{content}/{kind}".encode()).hexdigest()
         return self._folder / name[:2] / f"{name[2:]}.jpg"
 
@@ -71,7 +77,7 @@ class Thumbnails:
     def _files(self) -> list[tuple[float, int, Path]]:
         """Return when each was used last, its bytes, and its place."""
         found = []
-        for file in self._folder.glob("??/*.jpg"):
+        for file in self._folder.glob("??/*.jpg") if self._folder else ():
             with suppress(OSError):
                 status = file.stat()
                 found.append((status.st_mtime, status.st_size, file))
