@@ -23,9 +23,11 @@ from operator_photos import fitted, write_photos
 from web_service import served
 
 from cwf_milvus.collection import InstanceCollection
-from cwf_milvus.errors import SettingsError
+from cwf_milvus.errors import ImageError, SettingsError
 from cwf_milvus.web import looking
+from cwf_milvus.web.decoding import Decoders
 from cwf_milvus.web.settings import ServeSettings
+from cwf_milvus.web.thumbnails import Thumbnails
 from cwf_milvus.web.turns import Turns
 
 TOKEN = "a-token-of-thirty-letters-or-so"
@@ -337,6 +339,25 @@ def test_a_decoder_that_takes_too_long_is_ended(stored: InstanceCollection, tmp_
         started = time.monotonic()
         assert send(client, png(10, 10)).status_code in (200, 422)
         assert time.monotonic() - started < 10
+
+
+def test_a_decoder_that_takes_too_much_memory_is_refused_and_the_next_is_not() -> None:
+    async def both() -> object:
+        decoders = Decoders(1, 10.0)
+        try:
+            with pytest.raises(ImageError, match="took its decoder down"):
+                await decoders.run("much.png", bytearray, 2**32)
+            return await decoders.run("little.png", bytearray, 3)
+        finally:
+            decoders.close()
+
+    assert asyncio.run(both()) == bytearray(3)
+
+
+def test_without_a_folder_of_its_own_no_thumbnail_is_kept() -> None:
+    thumbnails = Thumbnails(None, 1000)
+    thumbnails.put("a", "200", b"picture")
+    assert thumbnails.get("a", "200") is None
 
 
 def test_urls_are_read_from_public_hosts_alone(

@@ -338,6 +338,48 @@ def test_photos_are_browsed_by_folder_and_field(page: Page) -> None:
     expect(page.locator("#no-graph")).to_be_visible()
 
 
+def test_a_phone_takes_a_photo_and_a_desk_has_no_such_button(
+    visit: Any, page: Page, query: Path
+) -> None:
+    assert page.locator(".on-phones").is_hidden()
+    with visit(**PHONE) as phone:
+        expect(phone.locator(".on-phones")).to_be_visible()
+        camera = phone.locator("#camera")
+        assert camera.get_attribute("capture") == "environment"  # the camera at the back
+        camera.set_input_files(query)
+        answered(phone)
+        assert "chelsea" in names(phone)[0]
+
+
+def test_the_path_of_a_photo_is_copied_or_said_not_to_be(page: Page, address: str) -> None:
+    page.goto("/?view=browse")
+    page.locator("#photos button", has_text="chelsea-crop.jpg").click()
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=address)
+    page.get_by_role("button", name="Copy its path").click()
+    expect(page.locator("#detail .actions [role=status]")).to_have_text("Copied.")
+    assert page.evaluate("navigator.clipboard.readText()") == photo("chelsea-crop.jpg")
+    page.evaluate("() => { navigator.clipboard.writeText = () => Promise.reject(Error('no')); }")
+    page.get_by_role("button", name="Copy its path").click()
+    expect(page.locator("#detail .actions [role=status]")).to_contain_text("does not let it")
+
+
+def test_photos_are_browsed_by_the_day_they_were_taken(browser: Browser, tmp_path: Path) -> None:
+    with collection(tmp_path / "dated.db", 3) as made:
+        days = ["2024-05-01T09:30:00+02:00", "2024-05-01T23:59:59", "2023-12-24T18:00:00"]
+        taken = dict(zip(sorted(made.uris()), days, strict=True))
+        made.set_metadata({uri: {"exif_date": day} for uri, day in taken.items()})
+        with (
+            served({"photos": made}, tmp_path) as client,
+            opened(browser, str(client.base_url).rstrip("/")) as page,
+        ):
+            page.locator("#to-browse").click()
+            page.locator("#by").select_option("date")
+            page.locator("#group").select_option(label="2024-05-01 (2)")
+            expect(page.locator("#photos li")).to_have_count(2)
+            page.locator("#group").select_option(label="2023-12-24 (1)")
+            expect(page.locator("#photos li")).to_have_count(1)
+
+
 def test_more_hits_come_with_scrolling(page: Page, query: Path) -> None:
     def few(route: Any) -> None:
         route.continue_(post_data=json.dumps({**route.request.post_data_json, "limit": 6}))
