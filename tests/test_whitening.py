@@ -18,6 +18,7 @@ from sklearn.exceptions import NotFittedError
 from cwf_milvus.errors import WhiteningError
 from cwf_milvus.method.cam import class_activation_maps
 from cwf_milvus.method.pooling import class_vectors
+from cwf_milvus.method.whitened import FittedWhitening
 from cwf_milvus.method.whitening import ReducedDimensionWarning, Whitening
 
 PHOTOS = ("chelsea", "coffee", "astronaut", "rocket")
@@ -443,3 +444,8 @@ def test_vectors_on_a_gpu_stay_there_and_come_out_the_same():
     assert torch.allclose(whitened.cpu(), fitted().transform(rows), atol=1e-5)
     on_gpu = Whitening(10).fit(torch.from_numpy(samples()).cuda())
     assert np.array_equal(on_gpu.components_, fitted().components_)
+
+
+def test_a_whitening_of_which_nothing_was_loaded_says_so() -> None:
+    with pytest.raises(WhiteningError, match="nothing was loaded"):
+        FittedWhitening(5).transform(np.zeros((2, 7), np.float32))

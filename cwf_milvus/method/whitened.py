@@ -65,8 +65,8 @@ class FittedWhitening:
             all-zero row stays all zero.
 
         Raises:
-            WhiteningError: X has another K than the whitening was fitted on.
-            sklearn.exceptions.NotFittedError: nothing was fitted or loaded yet.
+            WhiteningError: X has another K than the whitening was fitted on, or nothing was loaded.
+            sklearn.exceptions.NotFittedError: of a `Whitening`: nothing was fitted or loaded yet.
         """
         self._solve()
         self._check_width(X.shape[-1])
@@ -170,7 +170,11 @@ class FittedWhitening:
 
     def _solve(self) -> Solution:
         """Return the components."""
-        solution: Solution = self.__dict__["_solution"]
+        solution: Solution | None = self.__dict__.get("_solution")
+        if solution is None:
+            raise WhiteningError(
+                "nothing was loaded: make this by from_tensors, or fit a Whitening"
+            )
         return solution
 
     def _may_overflow(self) -> bool:
