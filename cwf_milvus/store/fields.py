@@ -5,13 +5,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable
-from itertools import islice
 from typing import Any
 
 from cwf_milvus.errors import FilterError
 from cwf_milvus.store.photo_rows import PhotoRows
 
-_AT_ONCE = 4096
 TYPES = {
     bool: "true or false",
     int: "whole number",
@@ -34,11 +32,9 @@ def fields_of(collection: PhotoRows) -> dict[str, dict[str, int]]:
         StoreError: Milvus failed.
     """
     found: dict[str, Counter[str]] = {}
-    uris = collection.uris()
-    while part := list(islice(uris, _AT_ONCE)):
-        for row in collection.get(part):
-            for name, value in row.metadata.items() if row is not None else ():
-                found.setdefault(name, Counter())[TYPES.get(type(value), "null")] += 1
+    for raw in collection.store.scan(collection.name, "uri", ["$meta"]):
+        for name, value in collection.layout.metadata_of(raw).items():
+            found.setdefault(name, Counter())[TYPES.get(type(value), "null")] += 1
     return {name: dict(types.most_common()) for name, types in sorted(found.items())}
 
 
