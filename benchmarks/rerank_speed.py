@@ -32,7 +32,6 @@ from cwf_milvus.photos.listing import list_photos
 from cwf_milvus.rerank import Cam, Context, Regions, Stage
 from cwf_milvus.search.search import ask, search_queries
 from cwf_milvus.search.seen_again import feature_cache
-from cwf_milvus.store.vectors import vector_cache
 
 
 def main() -> None:
@@ -56,7 +55,7 @@ def main() -> None:
 
 
 def measure(photos: InstanceCollection, n_queries: int, rounds: int) -> None:
-    cache = vector_cache(photos)
+    cache = photos.vector_cache
     times: dict[str, list[float]] = {"alone": [], "cold": [], "warm": []}
     for turn in range(rounds):
         queries = [Query(encoding(-1 - turn * 1000 - i), "q") for i in range(n_queries)]
