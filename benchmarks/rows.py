@@ -30,8 +30,8 @@ import numpy as np
 import torch
 from auto_speed import fill as fill_whole
 from auto_speed import photo
+from figures import seconds
 from graph_speed import fill as fill_descriptors
-from graph_speed import seconds
 from made_up_server import fill_server, server
 from search_speed import FIELDS
 
