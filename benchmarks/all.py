@@ -117,9 +117,9 @@ def benchmarks(
             [photos],
             folder,
             lots,
-            20 if quick else 100,
-            ("IVF_SQ8",) if quick else (),
-            120 if quick else None,
+            queries=20 if quick else 100,
+            only=("IVF_SQ8",) if quick else (),
+            most=120 if quick else None,
         )
     if older is not None:
         runs["older"] = lambda: against_older(photos, older, n // 2, min(rounds, 3))

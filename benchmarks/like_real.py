@@ -25,11 +25,11 @@ _NOISE = 1.0  # of a thing, over the length of what it is added to
 _APART = (1.0, 4.5)  # the photos of a thing likewise, of the closest things and of the loosest
 
 
-def real_descriptors(folders: Sequence[str], kept: Path) -> np.ndarray:
+def real_descriptors(folders: Sequence[str], kept: Path, most: int | None = None) -> np.ndarray:
     """Return the default encoder's descriptors of photos, of shape (n, d), from `kept` if there."""
     if not kept.exists():
         encoder, found = Encoder(keypoints=0), []
-        photos = list_photos(list(folders))
+        photos = list_photos(list(folders))[:most]
         for start in range(0, len(photos), 32):
             images = [encoder.read(photo) for photo in photos[start : start + 32]]
             found += [one.descriptor for one in encoder.encode(images)]

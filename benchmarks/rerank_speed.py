@@ -31,7 +31,6 @@ from cwf_milvus.encode.encoding import Encoding
 from cwf_milvus.photos.listing import list_photos
 from cwf_milvus.rerank import Cam, Context, Regions, Stage
 from cwf_milvus.search.search import ask, search_queries
-from cwf_milvus.search.seen_again import feature_cache
 
 
 def main() -> None:
@@ -109,7 +108,7 @@ def cam_speed(photos: Path, rounds: int = 5) -> dict[str, float]:
     times: dict[str, list[float]] = {"bare": [], "cam": [], "again": []}
     for _ in range(rounds):
         times["bare"].append(seconds(bare))
-        feature_cache(encoder).batches.clear()
+        encoder.seen.batches.clear()
         times["cam"].append(seconds(lambda: Cam()(query, hits, Context(Photos()))))
         times["again"].append(seconds(lambda: Cam()(query, hits, Context(Photos()))))
     return ratios_of(f"{len(hits)} candidates", times)

@@ -42,9 +42,19 @@ def server_index(
     rows: int = 100_000,
     queries: int = 100,
     only: Sequence[str] = (),
+    most: int | None = None,
 ) -> dict[str, float]:
-    """Return recall, milliseconds a query and their share of FLAT's, and seconds of building."""
-    real = real_descriptors(photos, folder / "descriptors.npy")
+    """Return recall, milliseconds a query and their share of FLAT's, and seconds of building.
+
+    Args:
+        photos: folders of real photos.
+        folder: where all is kept.
+        rows: how many.
+        queries: how many.
+        only: types of `INDEXES`; empty for all.
+        most: photos that are encoded; None for all.
+    """
+    real = real_descriptors(photos, folder / "descriptors.npy", most)
     made = LikeReal(real, rows)
     show("real", real)
     show("made up", next(iter(LikeReal(real, len(real)))))

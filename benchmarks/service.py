@@ -73,7 +73,7 @@ def service(
     n: int = 32,
     groups: int = 3,
 ) -> dict[str, float]:
-    """Return seconds to first and final hits of n searches; then, in groups, 16 searches at once."""
+    """Return seconds to first and final hits of n searches; then groups of 16 at once."""
     queries = [Path(one) for one in list_photos(photos)]
     random.Random(1).shuffle(queries)
     found: dict[str, float] = {}
