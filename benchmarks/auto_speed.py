@@ -13,12 +13,11 @@ memory, "again" all of them.
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from figures import seconds, show
 from graph_speed import AT_ONCE, CLUSTER, row
 
 from cwf_milvus.answers.hits import Query
@@ -38,12 +37,17 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="with room for the rows")
     parser.add_argument("--rows", type=int, default=10_000, metavar="N")
     options = parser.parse_args()
-    place, name = options.folder / "auto.db", f"made_up_{options.rows}"
+    show(auto_speed(options.folder, options.rows))
+
+
+def auto_speed(folder: Path, rows: int = 10_000) -> dict[str, float]:
+    """Return milliseconds of the default search, and how often bare pymilvus goes into them."""
+    place, name = folder / "auto.db", f"made_up_{rows}"
     if not InstanceCollection.exists(place, name):
         with InstanceCollection.create(place, name, Encoder()) as photos:
-            fill(photos, options.rows)
+            fill(photos, rows)
     with InstanceCollection.open(place, name) as photos:
-        measure(photos, options.rows)
+        return measure(photos, rows)
 
 
 def fill(photos: InstanceCollection, n: int) -> None:
@@ -92,7 +96,7 @@ def photo(number: int, centre: np.ndarray | float = 0.0) -> Encoding:
     )
 
 
-def measure(photos: InstanceCollection, rows: int) -> None:
+def measure(photos: InstanceCollection, rows: int) -> dict[str, float]:
     stages = chosen_stages(gallery=photos)
     print(f"{rows} rows, auto is {', '.join(stage.name for stage in stages)}")
     stored = photos.get([f"photo-{i:07d}" for i in range(0, rows, rows // QUERIES)], vectors=True)
@@ -113,15 +117,12 @@ def measure(photos: InstanceCollection, rows: int) -> None:
                 )
             )
     base = times["bare pymilvus"][1:]  # the first query warms up
+    figures = {f"{what}, ms": 1000 * float(np.median(found[1:])) for what, found in times.items()}
     for what, found in times.items():
-        ratio = np.median([a / b for a, b in zip(found[1:], base, strict=True)])
-        print(f"{what}: median {1000 * np.median(found[1:]):.0f} ms, {ratio:.1f} x bare")
-
-
-def seconds(run: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    run()
-    return time.perf_counter() - started
+        ratios = [a / b for a, b in zip(found[1:], base, strict=True)]
+        figures[f"{what} over bare pymilvus"] = float(np.median(ratios))
+    del figures["bare pymilvus over bare pymilvus"]
+    return figures
 
 
 if __name__ == "__main__":

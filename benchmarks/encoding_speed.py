@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 import timm
 import torch
+from figures import show
 
 from cwf_milvus.backbones import create_backbone
 from cwf_milvus.backbones.base import Backbone
@@ -64,8 +65,7 @@ def main() -> None:
     parser.add_argument("--photos", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    for name, value in encoding_speed(options.photos, options.rounds).items():
-        print(f"{name:44s} {value:7.2f}")
+    show(encoding_speed(options.photos, options.rounds))
 
 
 if __name__ == "__main__":

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from figures import seconds, show
 
 from cwf_milvus.answers.hits import Query
 from cwf_milvus.collection import InstanceCollection
@@ -35,11 +34,15 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=100_000, metavar="N")
     parser.add_argument("--place", type=Path, help="a folder with room for the rows")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=options.place) as folder:
+    show(graph_speed(options.rows, options.place))
+
+
+def graph_speed(rows: int = 100_000, place: Path | None = None) -> dict[str, float]:
+    """Return milliseconds of the descriptor search and of the stage, and their ratio."""
+    with tempfile.TemporaryDirectory(dir=place) as folder:
         encoder = Encoder(keypoints=0)
         with InstanceCollection.create(f"{folder}/made-up.db", "made_up", encoder) as photos:
-            made = fill(photos, options.rows)
-            measure(photos, made, options.rows)
+            return measure(photos, fill(photos, rows))
 
 
 def fill(photos: InstanceCollection, n: int) -> list[Encoding]:
@@ -56,9 +59,7 @@ def fill(photos: InstanceCollection, n: int) -> list[Encoding]:
         asked += encodings[:1]
         photos.graph.write([row(start + i, one, n, rng) for i, one in enumerate(encodings)])
     photos.graph.write_head(Head(10, False, next=n, complete=True, rows=n))
-    started = time.perf_counter()
-    photos.graph.warm()
-    print(f"the first search, which `graph` makes: {time.perf_counter() - started:.1f} s")
+    print(f"the first search, which `graph` makes: {seconds(photos.graph.warm):.1f} s")
     return asked
 
 
@@ -97,7 +98,7 @@ class Timed(Stage):
         return found[0]
 
 
-def measure(photos: InstanceCollection, made: list[Encoding], n: int) -> None:
+def measure(photos: InstanceCollection, made: list[Encoding]) -> dict[str, float]:
     asked = [Query(replace(one, content=""), one.uri) for one in made[:: max(1, len(made) // 10)]]
     timed = Timed(GraphExpansion())
     searches, stages = [], []
@@ -106,18 +107,14 @@ def measure(photos: InstanceCollection, made: list[Encoding], n: int) -> None:
         searches.append(seconds(lambda d=descriptor: photos.search_vectors(d, limit=200)))
         search_queries(photos, [query], limit=20, filter=None, stages=[timed])
         stages.append(timed.seconds)
-    search, stage = np.median(searches[1:]), np.median(stages[1:])
-    print(f"{n} rows: descriptor search {1000 * search:.0f} ms, the stage {1000 * stage:.0f} ms")
-    print(f"ratio {stage / search:.2f}")
-    started = time.perf_counter()
-    build_graph(photos, verify=False, neighbours=10, progress=False)
-    print(f"a build that finds nothing new: {time.perf_counter() - started:.1f} s")
-
-
-def seconds(run: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    run()
-    return time.perf_counter() - started
+    search, stage = float(np.median(searches[1:])), float(np.median(stages[1:]))
+    again = seconds(lambda: build_graph(photos, verify=False, neighbours=10, progress=False))
+    return {
+        "descriptor search, ms": 1000 * search,
+        "graph, ms": 1000 * stage,
+        "graph over descriptor search": stage / search,
+        "a build that finds nothing new, s": again,
+    }
 
 
 if __name__ == "__main__":

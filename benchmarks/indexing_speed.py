@@ -13,12 +13,13 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-import time
 from itertools import islice
 from pathlib import Path
 
 import torch
+from figures import seconds, show
 
+from cwf_milvus.backbones.kept import Runtime
 from cwf_milvus.collection import InstanceCollection
 from cwf_milvus.encode.batching import batches
 from cwf_milvus.encode.encoder import Encoder
@@ -27,41 +28,45 @@ from cwf_milvus.photos.listing import list_photos
 
 
 @torch.no_grad()
-def forward_seconds(encoder: Encoder, ready: list) -> float:
-    start = time.perf_counter()
+def forward(encoder: Encoder, ready: list) -> None:
     for views, class_views in ready:
         encoder.backbone(views.to(encoder.device))
         if class_views is not None:
             encoder.backbone.predict(class_views.to(encoder.device))
     if encoder.device.type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 def index_seconds(encoder: Encoder, photos: list[str]) -> float:
     with tempfile.TemporaryDirectory() as folder:
         uri = str(Path(folder) / "photos.db")
         with InstanceCollection.create(uri, "photos", encoder) as collection:
-            start = time.perf_counter()
-            report = collection.add(photos, progress=False)
-            seconds = time.perf_counter() - start
-            assert report.added == len(photos), report
-    return seconds
+            spent = seconds(lambda: collection.add(photos, progress=False))
+            assert collection.count() == len(photos)
+    return spent
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", metavar="PHOTOS", help="a folder of JPEG files")
-    parser.add_argument("--photos", type=int, default=96)
+    parser.add_argument("photos", metavar="PHOTOS", help="a folder of JPEG files")
+    parser.add_argument("--photos", dest="n", type=int, default=96)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--keypoints", type=int, default=EncoderSettings.keypoints)
     parser.add_argument("--runtime", default="auto", help="of the network")
-    options = parser.parse_args()
-    encoder = Encoder(keypoints=options.keypoints, runtime=options.runtime)
-    photos = list(
-        islice((p for p in list_photos(options.folder) if p.endswith(".jpg")), options.photos)
-    )
-    prepared = (encoder.prepare(encoder.read(photo)) for photo in photos)
+    show(indexing_speed(**vars(parser.parse_args())))
+
+
+def indexing_speed(
+    photos: str,
+    n: int = 96,
+    rounds: int = 3,
+    keypoints: int = EncoderSettings.keypoints,
+    runtime: Runtime = "auto",
+) -> dict[str, float]:
+    """Return photos a second of both, and the median, least and largest share of the bare pass."""
+    encoder = Encoder(keypoints=keypoints, runtime=runtime)
+    files = list(islice((p for p in list_photos(photos) if p.endswith(".jpg")), n))
+    prepared = (encoder.prepare(encoder.read(photo)) for photo in files)
     ready = [
         (
             torch.stack([one.view for one in batch]),
@@ -72,20 +77,20 @@ def main() -> None:
         for batch in batches(prepared, encoder.batch_size, lambda one: one.grid)
     ]
     ratios, rates = [], []
-    forward_seconds(encoder, ready[:2])
-    for _ in range(options.rounds):
-        forward = forward_seconds(encoder, ready)
-        index = index_seconds(encoder, photos)
-        ratios.append(forward / index)
-        rates.append((len(photos) / forward, len(photos) / index))
+    forward(encoder, ready[:2])
+    for _ in range(rounds):
+        bare = seconds(lambda: forward(encoder, ready))
+        index = index_seconds(encoder, files)
+        ratios.append(bare / index)
+        rates.append((len(files) / bare, len(files) / index))
     forward_rate, index_rate = (statistics.median(rate) for rate in zip(*rates, strict=True))
-    print(f"{len(photos)} photos, {len(ready)} batches, device {encoder.device}")
-    print(f"bare forward pass  {forward_rate:6.1f} photos/s")
-    print(f"indexing           {index_rate:6.1f} photos/s")
-    print(
-        f"throughput         {statistics.median(ratios):6.1%} of the bare forward pass "
-        f"({min(ratios):.1%} to {max(ratios):.1%})"
-    )
+    return {
+        "bare forward pass, photos/s": forward_rate,
+        "indexing, photos/s": index_rate,
+        "indexing over the bare forward pass": statistics.median(ratios),
+        "least ratio": min(ratios),
+        "largest ratio": max(ratios),
+    }
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from figures import show
+
 _RUN = """
 import sys, tempfile, time
 from cwf_milvus import Encoder, InstanceCollection
@@ -65,8 +67,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=48)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    for name, value in against_older(**vars(options)).items():
-        print(f"{name:44s} {value:7.2f}")
+    show(against_older(**vars(options)))
 
 
 if __name__ == "__main__":

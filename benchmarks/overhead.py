@@ -15,6 +15,7 @@ import time
 import warnings
 
 import torch
+from figures import show
 
 from cwf_milvus.backbones import create_backbone
 from cwf_milvus.encode.settings import default_settings
@@ -34,20 +35,22 @@ def fitted(n_features: int, dim: int) -> Whitening:
 
 
 @torch.no_grad()
-def measure(name: str, weights: str | None, size: tuple[int, int], options) -> dict[str, float]:
+def measure(
+    name: str, weights: str | None, size: tuple[int, int], batch: int, rounds: int, classes: int
+) -> dict[str, float]:
     backbone = create_backbone(name, weights=weights)
     sync = torch.cuda.synchronize if backbone.device.type == "cuda" else lambda: None
     dim = default_settings(name).dim
     whitening = fitted(backbone.n_features, dim)
-    images = (torch.rand((options.batch, 3, *size)) * 255).to(torch.uint8).to(backbone.device)
+    images = (torch.rand((batch, 3, *size)) * 255).to(torch.uint8).to(backbone.device)
     ratios, forwards, weightings = [], [], []
-    for round_ in range(options.rounds + 1):
+    for round_ in range(rounds + 1):
         sync()
         start = time.perf_counter()
         maps = backbone(images)
         sync()
         middle = time.perf_counter()
-        ids, _ = cam.top_classes(maps.logits, options.classes)
+        ids, _ = cam.top_classes(maps.logits, classes)
         class_maps = cam.class_activation_maps(
             maps.class_source, maps.class_weights(ids), tuple(maps.features.shape[-2:])
         )
@@ -60,11 +63,11 @@ def measure(name: str, weights: str | None, size: tuple[int, int], options) -> d
             weightings.append(end - middle)
             ratios.append((end - middle) / (middle - start))
     return {
-        "forward": statistics.median(forwards) / options.batch * 1000,
-        "weighting": statistics.median(weightings) / options.batch * 1000,
+        "forward pass, ms an image": statistics.median(forwards) / batch * 1000,
+        "class weighting, ms an image": statistics.median(weightings) / batch * 1000,
         "ratio": statistics.median(ratios),
-        "low": min(ratios),
-        "high": max(ratios),
+        "least ratio": min(ratios),
+        "largest ratio": max(ratios),
     }
 
 
@@ -73,24 +76,29 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--classes", type=int, default=64)
-    options = parser.parse_args()
+    print(f"{torch.get_num_threads()} threads")
+    show(overhead(**vars(parser.parse_args())))
+
+
+def overhead(
+    batch: int = 4, rounds: int = 9, classes: int = 64, cases: int = len(CASES)
+) -> dict[str, float]:
+    """Return class weighting's share of the forward pass: median, least and largest; and both, ms.
+
+    Args:
+        batch: images at once.
+        rounds: of both.
+        classes: of each image.
+        cases: so many of `CASES`, the last ones.
+    """
     warnings.simplefilter("ignore")
-    print(
-        f"{options.classes} classes, batches of {options.batch}, {torch.get_num_threads()} threads"
-    )
-    print(
-        "| backbone | size | forward, ms an image | class weighting, ms | ratio (min - max) | bar |"
-    )
-    print("|---|---|---|---|---|---|")
-    for name, weights, size, bar in CASES:
-        found = measure(name, weights, size, options)
-        print(
-            f"| {name} | {size[1]}x{size[0]} | {found['forward']:.1f} | "
-            f"{found['weighting']:.2f} | "
-            f"{found['ratio']:.1%} ({found['low']:.1%} - {found['high']:.1%}) | "
-            f"{bar} |",
-            flush=True,
-        )
+    found = {}
+    for name, weights, size, bar in CASES[-cases:]:
+        figures = measure(name, weights, size, batch, rounds, classes)
+        title = f"{name} {size[1]}x{size[0]}"
+        found[f"{title}: weighting over forward pass ({bar})"] = figures.pop("ratio")
+        found |= {f"{title}: {what}": value for what, value in figures.items()}
+    return found
 
 
 if __name__ == "__main__":

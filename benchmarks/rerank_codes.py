@@ -13,6 +13,7 @@ import statistics
 import time
 
 import numpy as np
+from figures import show
 
 from cwf_milvus.method.late_interaction import late_interaction
 from cwf_milvus.store.packing import (
@@ -61,8 +62,7 @@ def rerank_codes(rounds: int = 5) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    for name, value in rerank_codes(parser.parse_args().rounds).items():
-        print(f"{name:36s} {value:8.2f}")
+    show(rerank_codes(parser.parse_args().rounds))
 
 
 if __name__ == "__main__":

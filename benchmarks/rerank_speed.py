@@ -16,12 +16,12 @@ times the stage `cam` on 64 photos of a folder, reading included, against their 
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from figures import seconds, show
 
 from cwf_milvus.answers.hits import Hit, Query
 from cwf_milvus.collection import InstanceCollection
@@ -31,8 +31,6 @@ from cwf_milvus.encode.encoding import Encoding
 from cwf_milvus.photos.listing import list_photos
 from cwf_milvus.rerank import Cam, Context, Regions, Stage
 from cwf_milvus.search.search import ask, search_queries
-from cwf_milvus.search.seen_again import feature_cache
-from cwf_milvus.store.vectors import vector_cache
 
 
 def main() -> None:
@@ -45,48 +43,55 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     if arguments.cam:
-        measure_cam(arguments.cam, arguments.rounds)
+        show(cam_speed(arguments.cam, arguments.rounds))
         return
-    place, name = arguments.folder / "speed.db", f"rows_{arguments.rows}_{arguments.precision}"
+    show(
+        rerank_speed(arguments.folder, arguments.rows, arguments.precision, rounds=arguments.rounds)
+    )
+
+
+def rerank_speed(
+    folder: Path, rows: int = 10_000, precision: str = "int8", rounds: int = 5
+) -> dict[str, float]:
+    """Return milliseconds of 1 and 32 queries, and ratios over the descriptor search alone."""
+    place, name = folder / "speed.db", f"rows_{rows}_{precision}"
     if not InstanceCollection.exists(place, name):
-        build(place, name, arguments.rows, arguments.precision)
+        build(place, name, rows, precision)
     with InstanceCollection.open(place, name) as photos:
-        for n_queries in (1, 32):
-            measure(photos, n_queries, arguments.rounds)
+        return measure(photos, 1, rounds) | measure(photos, 32, rounds)
 
 
-def measure(photos: InstanceCollection, n_queries: int, rounds: int) -> None:
-    cache = vector_cache(photos)
+def measure(photos: InstanceCollection, n_queries: int, rounds: int) -> dict[str, float]:
+    cache = photos.vector_cache
     times: dict[str, list[float]] = {"alone": [], "cold": [], "warm": []}
     for turn in range(rounds):
         queries = [Query(encoding(-1 - turn * 1000 - i), "q") for i in range(n_queries)]
-        times["alone"].append(seconds(photos, queries, []))
+        times["alone"].append(spent(photos, queries, []))
         cache.clear()
-        times["cold"].append(seconds(photos, queries, [Regions()]))
-        times["warm"].append(seconds(photos, queries, [Regions()]))
-    report(f"{n_queries} queries, 100 candidates", times)
+        times["cold"].append(spent(photos, queries, [Regions()]))
+        times["warm"].append(spent(photos, queries, [Regions()]))
+    return ratios_of(f"{n_queries} queries", times)
 
 
-def report(title: str, times: dict[str, list[float]]) -> None:
-    """Print the best time of each, and the median of its rounds' ratios to the first."""
-    base = next(iter(times.values()))
-    for what, found in times.items():
-        ratio = np.median([one / other for one, other in zip(found, base, strict=True)])
-        print(
-            f"{title}: {what:5s} best {min(found) * 1e3:9.1f} ms, {ratio:5.2f} x  "
-            f"(all rounds: {', '.join(f'{t * 1e3:.0f}' for t in found)})",
-            flush=True,
-        )
+def ratios_of(title: str, times: dict[str, list[float]]) -> dict[str, float]:
+    """Return the best time of each, and the median of its rounds' ratios to the first."""
+    (first, base), *others = times.items()
+    found = {f"{title}: {what}, best ms": 1000 * min(one) for what, one in times.items()}
+    for what, one in others:
+        ratios = [a / b for a, b in zip(one, base, strict=True)]
+        found[f"{title}: {what} over {first}"] = float(np.median(ratios))
+    return found
 
 
-def measure_cam(folder: Path, rounds: int) -> None:
+def cam_speed(photos: Path, rounds: int = 5) -> dict[str, float]:
+    """Return milliseconds of the stage `cam`, and its ratio to the bare forward passes."""
     encoder = Encoder()
 
     class Photos:
         def __init__(self) -> None:
             self.encoder = encoder
 
-    uris = list_photos(str(folder))[:64]
+    uris = list_photos(str(photos))[:64]
     query = ask(encoder, [uris[0]])[0]
     images = [encoder.read(uri) for uri in uris]
     hits = [Hit(i.uri, 0.0, width=i.width, height=i.height) for i in images]
@@ -102,25 +107,19 @@ def measure_cam(folder: Path, rounds: int) -> None:
 
     times: dict[str, list[float]] = {"bare": [], "cam": [], "again": []}
     for _ in range(rounds):
-        times["bare"].append(timed(bare))
-        feature_cache(encoder).batches.clear()
-        times["cam"].append(timed(lambda: Cam()(query, hits, Context(Photos()))))
-        times["again"].append(timed(lambda: Cam()(query, hits, Context(Photos()))))
-    report(f"{len(hits)} candidates in {len(groups)} batches", times)
+        times["bare"].append(seconds(bare))
+        encoder.seen.batches.clear()
+        times["cam"].append(seconds(lambda: Cam()(query, hits, Context(Photos()))))
+        times["again"].append(seconds(lambda: Cam()(query, hits, Context(Photos()))))
+    return ratios_of(f"{len(hits)} candidates", times)
 
 
-def seconds(photos: InstanceCollection, queries: Sequence[Query], stages: Sequence[Stage]) -> float:
-    return timed(
+def spent(photos: InstanceCollection, queries: Sequence[Query], stages: Sequence[Stage]) -> float:
+    return seconds(
         lambda: search_queries(
             photos, queries, limit=100, filter=None, stages=stages, candidates=100
         )
     )
-
-
-def timed(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
 
 
 def build(place: Path, name: str, rows: int, precision: str) -> None:

@@ -12,10 +12,10 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
+from figures import seconds, show
 
 from cwf_milvus.answers.hits import Query
 from cwf_milvus.collection import InstanceCollection
@@ -59,12 +59,6 @@ def fill(collection: InstanceCollection, rows: int, dim: int) -> None:
     print()
 
 
-def seconds(run) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=100_000)
@@ -73,45 +67,53 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args()
-    encoder = Encoder(dim=options.dim, n_classes=1, n_pooled=1, region_levels=(1, 2, 3, 4))
+    show(search_speed(**vars(options)))
+
+
+def search_speed(
+    rows: int = 100_000, dim: int = 1024, batch: int = 32, limit: int = 100, rounds: int = 9
+) -> dict[str, float]:
+    """Return milliseconds of both, and the median, least and largest ratio."""
+    encoder = Encoder(dim=dim, n_classes=1, n_pooled=1, region_levels=(1, 2, 3, 4))
     rng = np.random.default_rng(1)
+    found: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         uri = str(Path(folder) / "speed.db")
         with InstanceCollection.create(uri, "speed", encoder) as collection:
-            fill(collection, options.rows, options.dim)
+            fill(collection, rows, dim)
             client = collection.store._client
-            print(f"{options.rows} rows of {options.dim}, {options.limit} hits")
-            print("| queries in one call | bare pymilvus, ms | ours, ms | ratio (min - max) |")
-            print("|---|---|---|---|")
-            for n in (1, options.batch):
-                wanted = unit(rng, n, options.dim)
+            for n in (1, batch):
+                wanted = unit(rng, n, dim)
                 queries = [
-                    Query(encoding(rng, f"query {i}", options.dim, vector), f"query {i}")
+                    Query(encoding(rng, f"query {i}", dim, vector), f"query {i}")
                     for i, vector in enumerate(wanted)
                 ]
 
                 def ours(queries=queries) -> None:
-                    search_queries(collection, queries, limit=options.limit, filter=None)
+                    search_queries(collection, queries, limit=limit, filter=None)
 
                 def bare(wanted=wanted) -> None:
                     client.search(
                         "speed",
                         data=list(wanted),
                         anns_field="descriptor",
-                        limit=options.limit,
+                        limit=limit,
                         output_fields=FIELDS,
                         search_params={"metric_type": "IP"},
                     )
 
                 bare(), ours()
-                pairs = [(seconds(bare), seconds(ours)) for _ in range(options.rounds)]
+                pairs = [(seconds(bare), seconds(ours)) for _ in range(rounds)]
+                alone, with_us = (1000 * statistics.median(one) for one in zip(*pairs, strict=True))
                 ratios = [b / a for a, b in pairs]
-                print(
-                    f"| {n} | {1000 * statistics.median(a for a, _ in pairs):.0f} | "
-                    f"{1000 * statistics.median(b for _, b in pairs):.0f} | "
-                    f"{statistics.median(ratios):.2f} ({min(ratios):.2f} - {max(ratios):.2f}) |",
-                    flush=True,
-                )
+                found |= {
+                    f"{n} queries: bare pymilvus, ms": alone,
+                    f"{n} queries: ours, ms": with_us,
+                    f"{n} queries: ours over bare pymilvus": statistics.median(ratios),
+                    f"{n} queries: least ratio": min(ratios),
+                    f"{n} queries: largest ratio": max(ratios),
+                }
+    return found
 
 
 if __name__ == "__main__":

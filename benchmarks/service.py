@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+from figures import show
 
 from cwf_milvus.photos.listing import list_photos
 
@@ -61,25 +62,36 @@ def main() -> None:
     parser.add_argument("collection")
     parser.add_argument("photos", nargs="+", help="query photos, files or folders")
     parser.add_argument("--share", type=float, default=0.6, help="of both sides, of the box")
-    arguments = parser.parse_args()
-    queries = [Path(uri) for uri in list_photos(arguments.photos)]
+    show(service(**vars(parser.parse_args())))
+
+
+def service(
+    uri: str,
+    collection: str,
+    photos: str | Sequence[str],
+    share: float = 0.6,
+    n: int = 32,
+    groups: int = 3,
+) -> dict[str, float]:
+    """Return seconds to first and final hits of n searches; then groups of 16 at once."""
+    queries = [Path(one) for one in list_photos(photos)]
     random.Random(1).shuffle(queries)
-    with served(arguments.uri, arguments.collection) as client:
-        at_once(client, queries[:4], arguments.share, 1)  # the first ones warm everything up
-        alone = [searched(client, photo, arguments.share) for photo in queries[4:36]]
-        n = client.get("/api/collections").json()[0]["photos"]
-        print(f"{n} photos, {len(alone)} searches one after another:")
+    found: dict[str, float] = {}
+    with served(uri, collection) as client:
+        at_once(client, queries[:4], share, 1)  # the first ones warm everything up
+        alone = [searched(client, photo, share) for photo in queries[4 : 4 + n]]
+        found["photos"] = client.get("/api/collections").json()[0]["photos"]
         for name, part in (("first hits", 0), ("final hits", 1)):
             seconds = sorted(one[part] for one in alone)
-            print(
-                f"  {name}: median {statistics.median(seconds):.2f} s, slowest {seconds[-1]:.2f} s"
-            )
+            found[f"{name}, median s"] = statistics.median(seconds)
+            found[f"{name}, slowest s"] = seconds[-1]
         ratios = []
-        for start in range(36, 84, 16):
+        for start in range(4 + n, 4 + n + 16 * groups, 16):
             some = queries[start : start + 16]
-            one_by_one = at_once(client, some, arguments.share, 1)
-            ratios.append(at_once(client, some, arguments.share, 16) / one_by_one)
-        print(f"16 at once / 16 times one: {', '.join(f'{ratio:.2f}' for ratio in ratios)}")
+            one_by_one = at_once(client, some, share, 1)
+            ratios.append(at_once(client, some, share, 16) / one_by_one)
+        found["16 searches at once over one by one"] = statistics.median(ratios)
+    return found
 
 
 @contextmanager

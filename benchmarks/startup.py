@@ -16,18 +16,26 @@ import sys
 from itertools import islice
 from pathlib import Path
 
+from figures import show
+
 from cwf_milvus.collection import InstanceCollection
 from cwf_milvus.encode.encoder import Encoder
 from cwf_milvus.photos.listing import list_photos
 
 
-def startup(photos: str, folder: Path, rounds: int = 3) -> dict[str, float]:
-    """Return each command's ratio to the import, and the import's seconds."""
+def indexed(photos: str, folder: Path, n: int = 1000) -> str:
+    """Return where up to n of the photos are, in the collection `photos`: indexed once."""
     place = str(folder / "startup.db")
-    query = next(iter(list_photos(photos)))
     if not InstanceCollection.exists(place, "photos"):
         with InstanceCollection.create(place, "photos", Encoder()) as collection:
-            collection.add(list(islice(list_photos(photos), 1000)), progress=False)
+            collection.add(list(islice(list_photos(photos), n)), progress=False)
+    return place
+
+
+def startup(photos: str, folder: Path, rounds: int = 3, n: int = 1000) -> dict[str, float]:
+    """Return each command's ratio to the import, and the import's seconds."""
+    place = indexed(photos, folder, n)
+    query = next(iter(list_photos(photos)))
     cli = ["-m", "cwf_milvus.cli"]
     commands = {
         "import torch": ["-c", "import torch"],
@@ -63,8 +71,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    for name, value in startup(options.photos, options.folder, options.rounds).items():
-        print(f"{name:36s} {value:6.2f}")
+    show(startup(options.photos, options.folder, options.rounds))
 
 
 if __name__ == "__main__":

@@ -763,6 +763,27 @@ def test_too_little_memory_says_what_to_make_smaller(run, folder, tmp_path, monk
 
 
 @pytest.mark.server
+def test_a_collection_is_made_with_the_index_that_was_asked_for(run, folder, server):
+    collection = ("--uri", server.uri, "--collection", f"index_{os.getpid()}")
+    command = ("index", folder, *collection, *TINY, "--index")
+    assert run(*command, "HNSW,M=8,efConstruction=64")[0] == 0
+    assert run(*command, "HNSW,M=8,efConstruction=64")[0] == 0  # goes on
+    assert json.loads(run("info", *collection, "--json")[1])["index"] == "HNSW"
+    status, _, err = run(*command, "IVF_SQ8,nlist=64")
+    assert status == 3
+    assert "was made with index={'index_type': 'HNSW'" in err
+    assert run("remove", *collection, "--all", "--yes")[0] == 0
+
+
+def test_lite_refuses_an_index_before_anything_is_made(run, folder, tmp_path):
+    place = tmp_path / "new.db"
+    status, _, err = run("index", folder, "--uri", place, *TINY, "--index", "IVF_SQ8,nlist=64")
+    assert status == 2
+    assert "on Milvus Lite only FLAT" in err
+    assert not InstanceCollection.exists(place, "photos")
+
+
+@pytest.mark.server
 @pytest.mark.slow
 def test_a_server_that_stops_half_way_is_named_and_the_same_command_goes_on(
     start, tmp_path, tmp_path_factory

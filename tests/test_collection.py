@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -636,6 +637,32 @@ def test_a_server_can_have_another_index(server, name):
         query = encoding(seed=7).descriptor
         assert photos.search_vectors(query, limit=3, params={"ef": 64})[0][0].uri == "/p/7.jpg"
         assert photos.info()["index"] == "HNSW"
+        photos.drop()
+
+
+@pytest.mark.server
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "index",
+    [
+        {"index_type": "IVF_SQ8", "params": {"nlist": 128}},  # fewer than the lists searched
+        {"index_type": "HNSW", "params": {"M": 8, "efConstruction": 64}},
+    ],
+    ids=lambda index: index["index_type"],
+)
+def test_an_index_finds_what_flat_does_where_nobody_says_how_to_search_it(server, name, index):
+    with InstanceCollection.create(server.uri, name, TinyEncoder(), index=index) as photos:
+        stored = [encoding(f"/p/{i}.jpg", i) for i in range(1500)]  # from 1,024 it is indexed
+        photos.upsert(stored)
+        photos.store.call("flush", name)
+        while photos.store.index(name, "descriptor")["indexed_rows"] < len(stored):
+            time.sleep(0.1)
+        photos.store.load(name)
+        cosines = np.stack([one.descriptor for one in stored]) @ stored[7].descriptor
+        for limit in (20, 300):
+            nearest = {stored[i].uri for i in np.argsort(-cosines)[:limit]}
+            found = {row.uri for row in photos.search_vectors(stored[7].descriptor, limit=limit)[0]}
+            assert len(found & nearest) > 0.9 * limit
         photos.drop()
 
 

@@ -7,22 +7,26 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from cwf_milvus.cli.by_ray import elsewhere_of
+from cwf_milvus.cli.made import (
+    encoder_settings,
+    made_options,
+    new_encoder,
+    refuse_other_settings,
+)
 from cwf_milvus.cli.options import (
     OK,
     SOME_FAILED,
     add_command,
     batch_option,
     collection_options,
-    count_or_all,
     network_options,
-    numbers,
     pixels_option,
     positive,
     progress_bar,
     quiet_option,
     token,
 )
-from cwf_milvus.errors import MismatchError, SettingsError, quoted
+from cwf_milvus.errors import SettingsError, quoted
 from cwf_milvus.text import printable
 
 if TYPE_CHECKING:  # --help need not wait for what reads photos
@@ -102,93 +106,7 @@ def add_index(commands: Any) -> None:
         "auto for the one of this computer, local to start one here (none)",
     )
     pixels_option(command)
-    made = command.add_argument_group("when the collection is created")
-    made.add_argument("--backbone", metavar="NAME", help="the network (efficientnet_lite0)")
-    made.add_argument(
-        "--layer", metavar="NAME", help="the layer that gives the features (the network's last)"
-    )
-    made.add_argument(
-        "--cams-from",
-        metavar="BACKBONE",
-        help="another network that supplies the class maps (the backbone)",
-    )
-    made.add_argument(
-        "--image-size",
-        type=int,
-        metavar="PX",
-        help="longest side of the features' view (640; of other networks 512)",
-    )
-    made.add_argument(
-        "--class-image-size", type=int, metavar="PX", help="longest side of the classes' view (224)"
-    )
-    made.add_argument(
-        "--store-classes",
-        type=count_or_all,
-        metavar="N|all",
-        help="class vectors kept an image (32)",
-    )
-    of_all = made.add_mutually_exclusive_group()
-    of_all.add_argument(
-        "--classes",
-        type=numbers,
-        metavar="ID,ID,...",
-        help="a predefined class list for all (each photo's likeliest)",
-    )
-    of_all.add_argument(
-        "--classes-from",
-        metavar="PHOTOS",
-        help="count the predefined class list from these representative queries, "
-        "as many as --store-classes says (each photo's likeliest)",
-    )
-    made.add_argument(
-        "--descriptor",
-        choices=("classes", "regions", "both"),
-        help="what the descriptor sums; classes is the paper's offline aggregation (both)",
-    )
-    made.add_argument(
-        "--keypoints",
-        type=int,
-        metavar="N",
-        help="keypoints kept an image, for rerank spatial; 0 for none (800)",
-    )
-    made.add_argument(
-        "--compact",
-        action="store_true",
-        help="at most 30 kB a photo: fewer regions and keypoints, and one class",
-    )
-    made.add_argument(
-        "--dim",
-        type=int,
-        metavar="D",
-        help="dimensions of every vector (1024; of other networks 512)",
-    )
-    whitening = made.add_mutually_exclusive_group()
-    whitening.add_argument(
-        "--fit",
-        nargs="?",
-        const="",
-        metavar="PHOTOS",
-        help="fit the whitening on these photos (without a value: on the photos to index, which "
-        "is worse than on others)",
-    )
-    whitening.add_argument(
-        "--whitening", metavar="FILE", help="a whitening file or saved encoder (the one that ships)"
-    )
-    whitening.add_argument("--no-whitening", action="store_true", help="go without whitening")
-    made.add_argument(
-        "--class-rows",
-        action="store_true",
-        help="also keep a row a class vector, to search by class",
-    )
-    made.add_argument(
-        "--precision",
-        choices=("int4", "int8", "float16"),
-        help="of the stored class and region vectors (int4; int8 takes twice the room, float16 "
-        "four times)",
-    )
-    made.add_argument(
-        "--paper-compat", action="store_true", help="do as the paper's scripts where they differ"
-    )
+    made_options(command)
     network_options(command)
     batch_option(command)
     quiet_option(command)
@@ -211,7 +129,7 @@ def run(arguments: argparse.Namespace) -> int:
         from cwf_milvus.store.parquet import checked_export, export_collection
 
         arguments.uri = f"{checked_export(arguments.to_parquet)}.db"
-    settings = _encoder_settings(arguments)
+    settings = encoder_settings(arguments)
     place = (arguments.uri, arguments.collection)
     there = InstanceCollection.exists(*place, token=token())
     if there:
@@ -233,15 +151,16 @@ def run(arguments: argparse.Namespace) -> int:
         )
         collection = InstanceCollection.create(
             *place,
-            _new_encoder(arguments, settings),
+            new_encoder(arguments, settings),
             token=token(),
             class_rows=arguments.class_rows,
             precision=arguments.precision,
+            index=arguments.index,
             exist_ok=True,  # another worker may have made it meanwhile
         )
     with collection:
         if there:
-            _refuse_other_settings(collection, settings, arguments)
+            refuse_other_settings(collection, settings, arguments)
         if arguments.batch_size:
             collection.encoder.batch_size = arguments.batch_size
         print(
@@ -284,115 +203,3 @@ def _told(report: Report) -> int:
         print(f"and {len(report.failed) - 20} more: see --report FILE", file=sys.stderr)
     print(report)
     return SOME_FAILED if report.failed else OK
-
-
-_SETTINGS = {
-    "backbone": "backbone",
-    "layer": "layer",
-    "cams_from": "cams_from",
-    "image_size": "image_size",
-    "class_image_size": "class_image_size",
-    "store_classes": "n_classes",
-    "classes": "classes",
-    "descriptor": "descriptor",
-    "dim": "dim",
-    "keypoints": "keypoints",
-}
-
-
-def _encoder_settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    from cwf_milvus.encode.settings import full_name
-
-    settings = {
-        setting: getattr(arguments, option)
-        for option, setting in _SETTINGS.items()
-        if getattr(arguments, option) is not None
-    }
-    if arguments.compact:
-        from cwf_milvus.encode.settings import COMPACT  # --help need not wait for numpy
-
-        settings = {**COMPACT, **settings}
-    if "backbone" in settings:
-        settings["backbone"] = full_name(settings["backbone"])
-    return settings | ({"paper_compat": True} if arguments.paper_compat else {})
-
-
-def _new_encoder(arguments: argparse.Namespace, settings: dict[str, Any]) -> Any:
-    from cwf_milvus.encode.encoder import Encoder
-    from cwf_milvus.encode.whitenings import Whitenings
-
-    whitening: str | None = arguments.whitening or "default"
-    if arguments.no_whitening:
-        whitening = None
-    if arguments.whitening:
-        settings.setdefault("dim", Whitenings.from_file(arguments.whitening).dim)
-    options = {
-        "weights": arguments.weights,
-        "device": arguments.device,
-        "runtime": arguments.runtime,
-        "whitening": whitening,
-    }
-    if arguments.max_pixels:
-        options["max_pixels"] = arguments.max_pixels
-    if arguments.classes_from:
-        n = settings.pop("n_classes", 64)
-        counted = Encoder(**settings, **options).predefine_classes(arguments.classes_from, n)
-        settings["classes"] = counted
-    encoder = Encoder(**settings, **options)
-    if arguments.fit is not None:
-        encoder.fit(
-            arguments.fit or arguments.photos, progress=progress_bar(arguments.quiet, "fitting")
-        )
-    return encoder
-
-
-def _refuse_other_settings(
-    collection: Any, settings: dict[str, Any], arguments: argparse.Namespace
-) -> None:
-    """Refuse what was asked for anew; the command that made a collection also goes on with it."""
-    about = collection.sidecar.manifest
-    here = {
-        **about["settings"],
-        "whitening": about["whitening"],
-        "class_rows": about["class_rows"],
-        "precision": collection.layout.precision,
-    }
-    asked = {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}
-    if arguments.classes_from and here["classes"]:
-        asked.pop("n_classes", None)  # it said how many classes to count
-    elif arguments.classes_from:
-        asked["classes"] = f"those from {arguments.classes_from}"
-    if arguments.class_rows:
-        asked["class_rows"] = True
-    if arguments.precision:
-        asked["precision"] = arguments.precision
-    fitted = str(here["whitening"]).startswith("fitted on")
-    if fitted and arguments.fit is not None and here["dim"] < asked.get("dim", 0):
-        del asked["dim"]  # the fit had too few photos for all of them
-    if arguments.no_whitening:
-        asked["whitening"] = "none"
-    elif arguments.fit is not None and not fitted:
-        asked["whitening"] = "one to be fitted"
-    elif arguments.whitening:
-        asked["whitening"] = _whitening_of_file(collection, arguments.whitening)
-    other = {name: value for name, value in asked.items() if here[name] != value}
-    if other:
-        raise MismatchError(
-            f"the collection {collection.name!r} was made with "
-            + ", ".join(f"{name}={here[name]!r}" for name in other)
-            + "; asked for was "
-            + ", ".join(f"{name}={value!r}" for name, value in other.items())
-            + ": leave these options out, or create another collection with --collection"
-        )
-
-
-def _whitening_of_file(collection: Any, file: str) -> str:
-    """Return the words for a whitening file: the collection's own if it is the one in use."""
-    from cwf_milvus.encode.whitenings import Whitenings
-
-    found = Whitenings.from_file(file)
-    encoder = collection.encoder
-    used = encoder.whitenings
-    if used is not None and found.used_at(encoder.settings).digest == used.digest:
-        return str(encoder.whitening_origin)
-    return f"{found.origin} ({file})"

@@ -135,14 +135,13 @@ def quiet_option(command: argparse.ArgumentParser) -> None:
     )
 
 
-def index_option(command: argparse.ArgumentParser) -> None:
-    """Add --index, of a collection that is made of another."""
+def index_option(command: Any, default: str = "as it was; FLAT on Milvus Lite") -> None:
+    """Add --index, of a collection that is made."""
     command.add_argument(
         "--index",
         type=_index,
         metavar="TYPE[,NAME=N...]",
-        help="of the descriptors on a server, such as HNSW,M=32,efConstruction=400 (as it was; "
-        "FLAT on Milvus Lite)",
+        help=f"of the descriptors on a server, such as HNSW,M=32,efConstruction=400 ({default})",
     )
 
 

@@ -17,6 +17,7 @@ from cwf_milvus.store.calibration import model_of
 from cwf_milvus.store.class_rows import ClassRows
 from cwf_milvus.store.client import MESSAGE_BYTES, METRIC, Store, check_limit
 from cwf_milvus.store.graph import Graph
+from cwf_milvus.store.index_search import search_params
 from cwf_milvus.store.layout import PLAIN_FIELDS, Layout
 from cwf_milvus.store.ledger import Ledger
 from cwf_milvus.store.names import Names, stored_names
@@ -284,7 +285,7 @@ class PhotoRows(WithEncoder):
             filter: a Milvus filter expression on the user's fields or the collection's own.
             vectors: fetch the hits' vectors too, for `Row.unpack`; for several queries in a
                 second call, each photo's once.
-            params: of the index, such as ``{"ef": 128}``.
+            params: of the index, such as ``{"ef": 800}``; None for those of `search_params`.
 
         Returns:
             For each query its rows, best first, with `score`.
@@ -299,6 +300,8 @@ class PhotoRows(WithEncoder):
         data = checked_descriptors(descriptors, self.layout.dim, self.name)
         if not len(data):
             return []
+        if params is None:
+            params = search_params(self._index_type, limit)
         fields = (*_SHOWN, *(self.layout.vector_fields if vectors else ()))
         row_bytes = 1024 + 12 * self.layout.n_classes
         if vectors or self.layout.beside:  # what is beside the metadata comes with it
@@ -313,7 +316,7 @@ class PhotoRows(WithEncoder):
             anns_field="descriptor",
             limit=limit,
             output_fields=["uri", *(() if apart else fields)],
-            search_params={"metric_type": METRIC, "params": dict(params or {})},
+            search_params={"metric_type": METRIC, "params": dict(params)},
         )
         hits = [[(dict(h["entity"]), float(h["distance"])) for h in answer] for answer in answers]
         if not apart:
@@ -330,6 +333,12 @@ class PhotoRows(WithEncoder):
             ]
             for answer in hits
         ]
+
+    @cached_property
+    def _index_type(self) -> str:
+        if self.store.is_lite:
+            return "FLAT"
+        return str(self.store.index(self.name, "descriptor").get("index_type", "FLAT"))
 
     def raw_rows(self, uris: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Return whole rows as Milvus has them, by uri."""
