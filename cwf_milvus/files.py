@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import secrets
 from collections.abc import Callable
@@ -41,6 +42,32 @@ def write_whole(path: str | Path, content: bytes | Callable[[Path], object]) -> 
             with suppress(OSError):  # after success there is none, and a failure has its own error
                 part.unlink()
     return Path(path)
+
+
+def holds_other(path: str | Path, *marks: bytes) -> bool:
+    """Return whether a file is there that nothing of ours wrote, so that it is not to be replaced.
+
+    Args:
+        path: a name that a file is about to be written under.
+        marks: what stands in the first 4,096 bytes of such files; none: they are text.
+
+    Returns:
+        False where there is none, or an empty one, or none that can be read: writing it tells why.
+    """
+    try:
+        if not Path(path).is_file():  # a device never ends
+            return False
+        with Path(path).open("rb") as file:
+            head = file.read(4096)
+    except (OSError, ValueError):
+        return False
+    if marks:
+        return bool(head) and not any(mark in head for mark in marks)
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)  # a letter may be cut at the end
+    except UnicodeDecodeError:
+        return True
+    return b"\0" in head
 
 
 def cache_folder(part: str) -> Path | None:

@@ -466,6 +466,11 @@ def test_search_writes_a_page(run, folder, uri, tmp_path):
     assert f"written: {page}" in err
     assert "001.png" in page.read_text()
     assert "rank" in out
+    photo = folder / "002.png"
+    before = photo.read_bytes()
+    status, _, err = run("search", folder / "001.png", "--uri", uri, "--html", photo)
+    assert (status, photo.read_bytes()) == (2, before)
+    assert f"{str(photo)!r} is there, and is no page: name another file" in err
     status, _, err = run("search", folder / "001.png", "--uri", uri, "--html", "no/folder/x.html")
     assert status == 2
     assert "no/folder/x.html" in err
@@ -589,7 +594,7 @@ def test_classes_are_named_and_a_bad_photo_does_not_hide_the_others(run, tmp_pat
     assert run("classes", tmp_path / "cat.png", "-n", "0")[0] == 2
 
 
-def test_explain_draws_a_png(run, tmp_path):
+def test_explain_draws_a_png(run, folder, tmp_path):
     (tmp_path / "cat.png").write_bytes(encoded())
     out_file = tmp_path / "out.png"
     command = ("explain", tmp_path / "cat.png", *NETWORK, "-n", "2")
@@ -608,6 +613,12 @@ def test_explain_draws_a_png(run, tmp_path):
         status, _, err = run(*command, *bad)
         assert status == 2
         assert words in err
+    assert run(*command, "-o", out_file)[0] == 0  # its own picture is drawn anew
+    for other in (tmp_path / "cat.png", folder / "001.png"):
+        before = other.read_bytes()
+        status, _, err = run(*command, "-o", other)
+        assert (status, other.read_bytes()) == (2, before)
+        assert "was not drawn by explain: name another file" in err
 
 
 def test_backbones_says_what_was_measured_and_what_was_not(run):

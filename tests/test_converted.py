@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import json
 import os
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -20,7 +23,8 @@ from cwf_milvus.encode.encoder import Encoder
 from cwf_milvus.errors import SettingsError
 from cwf_milvus.files import cache_folder
 
-pytest.importorskip("openvino")
+if importlib.util.find_spec("openvino") is None:  # imported plainly, it reports on its use
+    pytest.skip("needs the extra `openvino`", allow_module_level=True)
 TINY = "timm:test_resnet"
 
 
@@ -185,3 +189,31 @@ def test_a_forked_process_runs_in_pytorch_and_never_hangs(checkpoint):
         same = torch.allclose(network(images).features, expected, rtol=1e-3, atol=1e-4)
         os._exit(0 if same else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+_WATCHED = """
+import os, sys
+
+def heard(event, arguments):
+    if event in ("os.fork", "socket.connect", "socket.getaddrinfo"):
+        os.write(2, f"{event} {arguments}".encode())
+        os._exit(7)
+
+sys.addaudithook(heard)
+from cwf_milvus.backbones import create_backbone
+network = create_backbone("timm:test_resnet", weights=sys.argv[1], runtime="openvino", device="cpu")
+assert type(network).__name__ == "Converted" and "openvino" in sys.modules
+assert "openvino_telemetry" not in sys.modules
+"""
+
+
+@pytest.mark.parametrize("time", ["converted", "read"])
+def test_openvino_tells_nobody_that_it_is_used(checkpoint, tmp_path_factory, time):
+    home = tmp_path_factory.getbasetemp() / "telemetry"
+    home.mkdir(exist_ok=True)
+    environ = {**os.environ, "HOME": str(home), "CWF_MILVUS_CACHE": str(home / "cache")}
+    environ.pop("CI", None)  # under which it would be silent by itself
+    watched = [sys.executable, "-c", _WATCHED, str(checkpoint)]
+    ended = subprocess.run(watched, env=environ, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert not (home / "intel").exists()  # where it keeps a number of this user

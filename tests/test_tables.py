@@ -257,6 +257,14 @@ def test_what_cannot_be_done_is_refused_with_what_to_do(evaluate, folder, option
     assert said in error
 
 
+def test_a_table_takes_no_photos_place(evaluate, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"\xff\xd8\xff\xe0\0")
+    status, _, error = evaluate("--exact", "--markdown", str(tmp_path / "a.jpg"))
+    assert status == 2
+    assert "is no text: name another file" in error
+    assert (tmp_path / "a.jpg").read_bytes() == b"\xff\xd8\xff\xe0\0"
+
+
 def test_a_sweep_takes_the_papers_values_where_none_are_given():
     assert parse_sweep([]) == {"classes": [1, 4, 16, 64], "pca": [1, 8]}
     assert parse_sweep(["pca=3"]) == {"classes": [1, 4, 16, 64], "pca": [3]}

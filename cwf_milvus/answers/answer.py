@@ -104,12 +104,12 @@ class Hits(Sequence[Hit]):
         """Write one self-contained HTML page: the query with its box, and each hit.
 
         Args:
-            path: the file; one that is there is replaced.
+            path: the file; a page that is there is replaced.
             show: which of your own fields; None for all.
             hide_paths: name photos without their folders or hosts.
 
         Raises:
-            SettingsError: the page cannot be written there.
+            SettingsError: the page cannot be written there, or a file that is no text is there.
         """
         return save_page([(self.query, self, self.found)], path, show, hide_paths=hide_paths)
 

@@ -22,7 +22,7 @@ import PIL.Image
 from cwf_milvus.answers.drawing import draw_box, draw_matches, draw_polygon
 from cwf_milvus.answers.hits import NOT_HERE, Hit, Query
 from cwf_milvus.errors import BoxError, SettingsError
-from cwf_milvus.files import write_whole
+from cwf_milvus.files import holds_other, write_whole
 from cwf_milvus.photos.box import Box
 from cwf_milvus.photos.images import load_image, thumbnail
 from cwf_milvus.text import printable
@@ -112,7 +112,7 @@ def save_page(
     Args:
         results: query, hits and whether the thing was found (None: cannot be told), of one answer
             or several; each becomes a section.
-        path: the file; one that is there is replaced.
+        path: the file; a page that is there is replaced.
         show: which of the metadata; None for all.
         hide_paths: name photos without their folders or hosts, for a page that others will see.
 
@@ -120,8 +120,10 @@ def save_page(
         The path.
 
     Raises:
-        SettingsError: the page cannot be written there.
+        SettingsError: the page cannot be written there, or a file that is no text is there.
     """
+    if holds_other(path):
+        raise SettingsError(f"{str(path)!r} is there, and is no page: name another file for it")
     photos = _Photos(_PAGE_SIDE, hide_paths)
     title = f"Hits for {photos.named(results[0][0].name)}" if len(results) == 1 else "Hits"
     parts = [

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from cwf_milvus.backbones.base import Backbone, Head
+from cwf_milvus.backbones.silent import import_openvino
 
 if TYPE_CHECKING:
     import openvino
@@ -129,8 +130,7 @@ class _Streams:
     """A compiled network, and the threads that run it, an infer request each."""
 
     def __init__(self, model: openvino.Model | Path) -> None:
-        import openvino  # an optional dependency
-
+        openvino = import_openvino()
         n_streams = max(1, torch.get_num_threads())
         options = {
             "PERFORMANCE_HINT": "THROUGHPUT",
@@ -172,7 +172,7 @@ def convert(source: Backbone) -> openvino.Model:
 
     By OpenVINO's front end itself: its `convert_model` reports on its use to its makers.
     """
-    import openvino
+    openvino = import_openvino()
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 

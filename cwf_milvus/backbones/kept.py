@@ -19,6 +19,7 @@ from torch import Tensor
 
 from cwf_milvus.backbones.base import Backbone
 from cwf_milvus.backbones.converted import SAME_MAPS, Converted, Facts, convert, misfit
+from cwf_milvus.backbones.silent import import_openvino
 from cwf_milvus.backbones.weights import OWN_NETWORKS, RANDOM, find_weights
 from cwf_milvus.errors import SettingsError
 from cwf_milvus.files import cache_folder
@@ -142,8 +143,7 @@ def _converted(place: Path, build: Callable[[], Backbone]) -> Converted:
     Raises:
         _Refused: it does not convert, or its maps differ.
     """
-    import openvino
-
+    openvino = import_openvino()
     source = build().eval().requires_grad_(False)
     source.check_finite()
     linear = source.linear_head()

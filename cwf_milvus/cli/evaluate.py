@@ -29,6 +29,7 @@ from cwf_milvus.evaluation.runner import (
     evaluate,
     gather,
 )
+from cwf_milvus.files import holds_other
 from cwf_milvus.method.aggregation import count_classes
 from cwf_milvus.search.registry import AUTO
 from cwf_milvus.search.stored import Regions
@@ -39,6 +40,10 @@ _BY_KEYPOINTS = (AUTO, "spatial")
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate as the command line asks; returns the exit status."""
+    if arguments.markdown and holds_other(arguments.markdown):
+        raise SettingsError(
+            f"{arguments.markdown!r} is there, and is no text: name another file for the table"
+        )
     dataset = load_dataset(arguments.dataset, arguments.root, arguments.distractors)
     print(dataset, file=sys.stderr)
     for line in dataset.check():

@@ -17,11 +17,14 @@ from cwf_milvus.cli.options import (
     print_pairs,
 )
 from cwf_milvus.errors import ImageError, SettingsError
+from cwf_milvus.files import holds_other
 from cwf_milvus.text import printable
 
 if TYPE_CHECKING:  # torch takes seconds, and help need not wait for it
     from cwf_milvus.encode.encoder import Encoder, EncoderOptions
     from cwf_milvus.encode.settings import Settings
+
+_MARK = b"tEXtSoftware\0cwf-milvus"  # of the pictures that explain drew
 
 
 def add_backbones(commands: Any) -> None:
@@ -104,6 +107,8 @@ def add_explain(commands: Any) -> None:
 
 
 def _explain(arguments: argparse.Namespace) -> int:
+    from PIL.PngImagePlugin import PngInfo
+
     from cwf_milvus.explain import explain_figure, match_figure  # torch takes seconds
 
     if arguments.hit is not None:
@@ -112,8 +117,15 @@ def _explain(arguments: argparse.Namespace) -> int:
         figure = explain_figure(
             _bare_encoder(arguments), arguments.image, arguments.box, n_classes=arguments.n
         )
+    if holds_other(arguments.output, _MARK):
+        raise SettingsError(
+            f"{arguments.output!r} is there, and was not drawn by explain: name another file, or "
+            "remove it"
+        )
+    marked = PngInfo()
+    marked.add_text("Software", "cwf-milvus")
     try:
-        figure.save(arguments.output)
+        figure.save(arguments.output, pnginfo=marked)  # which other formats pass over
     except (OSError, ValueError) as error:
         raise SettingsError(
             f"cannot write {arguments.output!r} ({error}): name a .png that can be written"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cwf_milvus.errors import SettingsError
 from cwf_milvus.evaluation.paper.tables import Table
+from cwf_milvus.files import holds_other
 
 
 def plot_sweep(table: Table, path: str | Path) -> Path:
@@ -44,6 +45,8 @@ def plot_sweep(table: Table, path: str | Path) -> Path:
     axes.set_title(table.title, fontsize=10)
     axes.grid(alpha=0.3)
     axes.legend()
+    if holds_other(path, b"tEXtSoftware\0Matplotlib"):
+        raise SettingsError(f"{str(path)!r} is there, and is no plot: name another file for it")
     try:
         figure.savefig(path, format="png", dpi=150)
     except OSError as error:
