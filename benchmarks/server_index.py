@@ -29,9 +29,9 @@ _PATIENCE = (3600.0, 120.0)  # seconds; with DISKANN, which this server begins a
 Params = dict[str, int]
 # An index, and what it is searched with.
 INDEXES: tuple[tuple[str, Params, str, Sequence[int]], ...] = (
-    ("IVF_SQ8", {"nlist": 1024}, "nprobe", (16, 64, 128, 256)),
     ("HNSW", {"M": 16, "efConstruction": 200}, "ef", (100, 200, 400, 800)),
     ("HNSW", {"M": 32, "efConstruction": 400}, "ef", (100, 200, 400, 800)),
+    ("IVF_SQ8", {"nlist": 1024}, "nprobe", (16, 64, 128, 256)),
     ("DISKANN", {}, "search_list", (100, 200, 400)),
 )
 
