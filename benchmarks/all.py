@@ -101,7 +101,7 @@ def benchmarks(
         "rerank": lambda: rerank_speed(folder, few, rounds=rounds),
         "cam": lambda: cam_speed(Path(photos), rounds),
         "auto": lambda: auto_speed(folder, few),
-        "graph": lambda: graph_speed(lots, folder),
+        "graph": lambda: graph_speed(few if quick else lots, folder),
         "rows": lambda: rows_speed(folder, (few, 10_500 if quick else lots), rounds=rounds),
         "memory": lambda: memory(200 if quick else 20_000),
         "service": lambda: service(

@@ -12,9 +12,9 @@ keys that follow from the photos' names, and are stored in place of themselves.
 named at the end. `images` is `ray.data.read_images`, for pipelines that have pixels: it does
 not turn photos by their EXIF, and a file that is no photo ends the run.
 
-Run on a local Ray of two CPUs, started by this program, with Milvus Lite: `images` on 20 photos of a
-folder, `webdataset` on a tar file of 10 photos and a file that is none, `files` on 3 and one that
-is none; all photos were stored, and what was no photo was named.
+Run on a local Ray of two CPUs, started by this program, with Milvus Lite: `images` on a folder of
+20 photos, `webdataset` on a tar file of 10 photos and a file that is none, `files` on a folder of 3
+and one that is none. All photos were stored, and what was no photo was named.
 """
 
 import sys
