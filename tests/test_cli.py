@@ -459,6 +459,32 @@ def test_search_takes_several_queries_each_with_a_box_or_none(run, folder, uri):
     assert "1 boxes for 2 queries" in err
 
 
+@pytest.mark.filterwarnings("default::cwf_milvus.errors.BoxWarning")
+def test_a_box_may_begin_outside_the_photo(run, folder, uri):
+    query = ("search", folder / "001.png", "--uri", uri, "--json")
+    status, out, err = run(*query, "--box", "-5,-5,60,60")
+    assert status == 0
+    assert len(json.loads(out)["hits"]) == 5
+    assert "box -5,-5,60,60" in err
+
+
+def test_a_working_folder_that_was_removed_is_told(run, uri, tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert run("list", "--uri", uri) == (
+        2,
+        "",
+        "cwf-milvus: the working folder was removed: change to one that is there\n",
+    )
+
+
+def test_a_search_for_nothing_is_refused(run, uri):
+    status, out, err = run("search", "--uri", uri)
+    assert (status, out) == (2, "")
+    assert "name a query photo, or a stored one by --like" in err
+
+
 def test_search_writes_a_page(run, folder, uri, tmp_path):
     page = tmp_path / "hits.html"
     status, out, err = run("search", folder / "001.png", "--uri", uri, "--html", page)

@@ -97,8 +97,10 @@ def _duplicates(arguments: argparse.Namespace) -> int:
         return OK
     for group in groups:
         print(printable(group.representative))
+        # with other pictures in the group, a copy may be one of them and not of the first
+        copied = "the same bytes as another" if group.others else "the same bytes"
         for uri in group.copies:
-            print(f"  the same bytes: {printable(uri)}")
+            print(f"  {copied}: {printable(uri)}")
         for uri in group.others:
             print(f"  the same scene: {printable(uri)}")
     print(

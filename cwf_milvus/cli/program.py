@@ -68,7 +68,7 @@ _LOG = logging.getLogger(__name__)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    given = list(sys.argv[1:] if argv is None else argv)
+    given = _with_boxes(list(sys.argv[1:] if argv is None else argv))
     for stream in (sys.stdout, sys.stderr):  # a photo's name may not fit the terminal's encoding
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -82,6 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         configuration.apply(commands_of(parser), given)
     except SettingsError as error:
         return _fail(error, USAGE)
+    except FileNotFoundError:  # of Path.cwd
+        return _fail("the working folder was removed: change to one that is there", USAGE)
     if configuration.found:
         arguments = parser.parse_args(given)  # once more, with the defaults that it gives
         note(arguments, f"defaults from {', '.join(configuration.found)}")
@@ -90,6 +92,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         warnings.showwarning = _warn
         with _told(arguments.verbose):
             return _run(arguments)
+
+
+def _with_boxes(given: list[str]) -> list[str]:
+    """Return the words with each box as one with its option: -5,0,90,80 is no option."""
+    words: list[str] = []
+    for word in given:
+        if words and words[-1] == "--box" and word.startswith("-") and "," in word:
+            words[-1] = f"--box={word}"
+        else:
+            words.append(word)
+    return words
 
 
 def _run(arguments: argparse.Namespace) -> int:

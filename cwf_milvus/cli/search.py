@@ -45,7 +45,8 @@ def add_search(commands: Any) -> None:
         "--rerank",
         action="append",
         metavar="STAGE",
-        help=f"{', '.join(stage_names('rerank'))}; several in the order given; none for the "
+        help=f"{', '.join(stage_names('rerank'))}; may be given several times, which "
+        "is their order; none for the "
         "first search alone; auto for the best that the collection can do (auto)",
     )
     command.add_argument(
@@ -105,6 +106,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     no_sparse_matrices()
 
+    if not (arguments.query or arguments.like or arguments.unlike):
+        raise SettingsError(
+            "nothing is searched for: name a query photo, or a stored one by --like"
+        )
     boxes = [None if box == "-" else box for box in arguments.box or []]
     if boxes and len(boxes) != len(arguments.query):
         raise SettingsError(
