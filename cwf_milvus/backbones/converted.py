@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from cwf_milvus.backbones.base import Backbone, Head
+from cwf_milvus.backbones.half import HalfPrecision
 from cwf_milvus.backbones.silent import import_openvino
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ SAME_MAPS = 1e-3
 
 _COMPILED = "compiled"  # a folder that is OpenVINO's own, by processor and options
 _LEAST = 32  # pixels a side; smaller images are PyTorch's, which says what is wrong with them
+_HINTS = {"float32": "f32", "bfloat16": "bf16"}  # OpenVINO's names
 _PROBES = ((2, 160, 224), (1, 96, 320), (1, 224, 224))  # images, height, width: no two alike
 
 
@@ -71,6 +73,8 @@ class Converted(Backbone):
         head: W (C, M) and b (C,) of a linear head; None for another, which `source` has.
         source: builds the network in PyTorch, for other heads, for images of less than 32 pixels a
             side, and for a forked process, which OpenVINO's threads do not reach.
+        dtype: what the maps are computed in: "float32", or "bfloat16", which the processor must
+            have (`computes_in`).
     """
 
     def __init__(
@@ -79,6 +83,7 @@ class Converted(Backbone):
         model: openvino.Model | Path,
         head: tuple[Tensor, Tensor] | None,
         source: Callable[[], Backbone],
+        dtype: str = "float32",
     ) -> None:
         super().__init__()
         self.name, self.n_features = facts.name, facts.n_features
@@ -88,7 +93,8 @@ class Converted(Backbone):
         self._linear = head
         self._build = source
         self._process = os.getpid()
-        self._streams: _Streams | None = _Streams(model)
+        self._dtype = dtype
+        self._streams: _Streams | None = _Streams(model, _HINTS[dtype])
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy or another process needs: there PyTorch runs the network."""
@@ -97,7 +103,8 @@ class Converted(Backbone):
     @cached_property
     def source(self) -> Backbone:
         """The network in PyTorch, built when it is first needed."""
-        return self._build().eval().requires_grad_(False)
+        source = self._build().eval().requires_grad_(False)
+        return source if self._dtype == "float32" else HalfPrecision(source, self._dtype)
 
     @property
     def device(self) -> torch.device:
@@ -129,14 +136,14 @@ class Converted(Backbone):
 class _Streams:
     """A compiled network, and the threads that run it, an infer request each."""
 
-    def __init__(self, model: openvino.Model | Path) -> None:
+    def __init__(self, model: openvino.Model | Path, precision: str) -> None:
         openvino = import_openvino()
         n_streams = max(1, torch.get_num_threads())
         options = {
             "PERFORMANCE_HINT": "THROUGHPUT",
             "NUM_STREAMS": n_streams,
             "INFERENCE_NUM_THREADS": n_streams,
-            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_PRECISION_HINT": precision,
             "ENABLE_CPU_PINNING": False,  # others may be on these cores
         }
         if isinstance(model, Path):
@@ -165,6 +172,14 @@ class _Streams:
             request = self._own.request = self._compiled.create_infer_request()
         request.infer([image.numpy()], share_inputs=True)
         return [torch.from_numpy(request.get_output_tensor(i).data.copy()) for i in (0, 1)]
+
+
+def computes_in(dtype: str) -> bool:
+    """Tell whether OpenVINO computes in a dtype on this processor without imitating it."""
+    if dtype == "float32":
+        return True
+    able = import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return dtype == "bfloat16" and "BF16" in able
 
 
 def convert(source: Backbone) -> openvino.Model:

@@ -18,7 +18,14 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from cwf_milvus.backbones.base import Backbone
-from cwf_milvus.backbones.converted import SAME_MAPS, Converted, Facts, convert, misfit
+from cwf_milvus.backbones.converted import (
+    SAME_MAPS,
+    Converted,
+    Facts,
+    computes_in,
+    convert,
+    misfit,
+)
 from cwf_milvus.backbones.silent import import_openvino
 from cwf_milvus.backbones.weights import OWN_NETWORKS, RANDOM, find_weights
 from cwf_milvus.errors import SettingsError
@@ -48,10 +55,15 @@ def checked_runtime(runtime: Runtime) -> Runtime:
 
 
 def ready_network(
-    name: str, weights: str | Path | None, layer: str | None, runtime: Runtime
+    name: str,
+    weights: str | Path | None,
+    layer: str | None,
+    runtime: Runtime,
+    dtype: str = "float32",
 ) -> Backbone:
     """Return a network to run on a CPU, converted where that was asked for and can be.
 
+    Converted, it computes in `dtype`; in PyTorch it is left in float32, and the caller's to wrap.
     What is kept is known by the SHA-256 of the weights' file, the name, the layer and the versions
     of all that made it. It is checked against its own digests; what is damaged is made anew.
 
@@ -61,10 +73,11 @@ def ready_network(
         layer: as in `create_backbone`.
         runtime: as in `create_backbone`; "auto" leaves random weights and a machine without
             OpenVINO or a cache folder to PyTorch.
+        dtype: "float32", or "bfloat16" for half precision.
 
     Raises:
         SettingsError: a name or layer that there is not, or "openvino" for a network that it
-            cannot run.
+            cannot run, or in a dtype that it cannot run here.
         WeightsError: as `create_backbone`.
     """
 
@@ -77,13 +90,15 @@ def ready_network(
     if not wanted and (runtime == "torch" or weights == RANDOM or not _is_installed()):
         return build()
     folder = cache_folder("networks")
-    if folder is None and not wanted:
+    if not wanted and (folder is None or not computes_in(dtype)):
         return build()
     try:
+        if not computes_in(dtype):
+            raise _Refused(f"this processor does not compute in {dtype}")
         with tempfile.TemporaryDirectory() as passing:
             place = (folder or Path(passing)) / _key(name, weights, layer)
-            kept = _read(place, build)
-            return _converted(place, build) if kept is None else kept
+            kept = _read(place, build, dtype)
+            return _converted(place, build, dtype) if kept is None else kept
     except _Refused as error:
         if wanted:
             raise SettingsError(
@@ -117,7 +132,7 @@ def _key(name: str, weights: str | Path | None, layer: str | None) -> str:
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 
 
-def _read(place: Path, build: Callable[[], Backbone]) -> Converted | None:
+def _read(place: Path, build: Callable[[], Backbone], dtype: str) -> Converted | None:
     """Return a network that is kept; None where there is none, or a damaged one.
 
     Raises:
@@ -134,10 +149,11 @@ def _read(place: Path, build: Callable[[], Backbone]) -> Converted | None:
         head = load(files[_HEAD])
     except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError):
         return None
-    return Converted(facts, place / _MODEL, (head["weight"], head["bias"]) if head else None, build)
+    linear = (head["weight"], head["bias"]) if head else None
+    return Converted(facts, place / _MODEL, linear, build, dtype)
 
 
-def _converted(place: Path, build: Callable[[], Backbone]) -> Converted:
+def _converted(place: Path, build: Callable[[], Backbone], dtype: str) -> Converted:
     """Convert a network, check it, and keep it, or that it is not to be converted.
 
     Raises:
@@ -170,7 +186,7 @@ def _converted(place: Path, build: Callable[[], Backbone]) -> Converted:
                 openvino.save_model(model, Path(passing) / _MODEL, compress_to_fp16=False)
                 files = {name: (Path(passing) / name).read_bytes() for name in (_MODEL, _WEIGHTS)}
         except (OSError, RuntimeError):  # a full disk: converted again by the next process
-            return made
+            return Converted(Facts.of(source), model, linear, lambda: source, dtype)
         files[_HEAD] = save(head)
         about = {
             "refused": "",
@@ -179,7 +195,8 @@ def _converted(place: Path, build: Callable[[], Backbone]) -> Converted:
         }
         _keep(place, {**files, _ABOUT: json.dumps(about).encode()})
         # As every later process reads it, so that all give the same vectors bit for bit.
-        return _read(place, build) or made
+        kept = _read(place, build, dtype)
+        return kept or Converted(Facts.of(source), model, linear, lambda: source, dtype)
     warnings.warn(f"{source.name!r} is run by PyTorch, not by OpenVINO: {refused}", stacklevel=6)
     _keep(place, {_ABOUT: json.dumps({"refused": refused}).encode()})
     raise _Refused(refused)

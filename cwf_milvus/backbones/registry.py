@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 
 from cwf_milvus.backbones.base import Backbone, ClassMapsFrom
+from cwf_milvus.backbones.converted import Converted
+from cwf_milvus.backbones.half import HalfPrecision, check_dtype
 from cwf_milvus.backbones.kept import Runtime, checked_runtime, ready_network
 from cwf_milvus.errors import SettingsError
 
@@ -39,6 +41,7 @@ def create_backbone(
     cams_from: str | None = None,
     device: str | torch.device | None = None,
     runtime: Runtime = "torch",
+    network_dtype: str = "float32",
 ) -> Backbone:
     """Build a network with its weights, ready to run, without gradients.
 
@@ -55,9 +58,11 @@ def create_backbone(
         runtime: what runs it: "torch"; "openvino", on a CPU alone; "auto" for OpenVINO where it is
             installed, the device is a CPU, and the network converts to one that gives the same
             maps (`backbones.kept`), else PyTorch.
+        network_dtype: "bfloat16" or "float16" for maps in half precision; "openvino" has bfloat16
+            alone, on processors made for it, and "auto" takes it there.
 
     Raises:
-        SettingsError: a name, layer, device or runtime that there is not.
+        SettingsError: a name, layer, device, runtime or dtype that there is not, or not here.
         WeightsError: weights that are missing, unsafe, damaged, or of another network.
     """
     place, asked = _device(device), checked_runtime(runtime)
@@ -65,10 +70,19 @@ def create_backbone(
         if asked == "openvino":
             raise SettingsError(f"runtime='openvino' on {place}: it is for a CPU; leave it out")
         asked = "torch"
-    backbone = ready_network(name, weights, layer, asked)
+    check_dtype(network_dtype, place)
+    networks = [ready_network(name, weights, layer, asked, network_dtype)]
     if cams_from is not None:
-        backbone = ClassMapsFrom(backbone, ready_network(cams_from, None, None, asked))
+        networks.append(ready_network(cams_from, None, None, asked, network_dtype))
+    if network_dtype != "float32":  # what OpenVINO runs is so by itself
+        networks = [
+            one if isinstance(one, Converted) else HalfPrecision(one, network_dtype)
+            for one in networks
+        ]
+    backbone = networks[0] if cams_from is None else ClassMapsFrom(*networks)
     backbone.check_finite()
+    if place.type == "cuda":  # what tensor cores take without turning it first
+        backbone = backbone.to(memory_format=torch.channels_last)
     return backbone.eval().requires_grad_(False).to(place)
 
 

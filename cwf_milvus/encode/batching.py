@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import TypeVar
 
@@ -32,8 +33,32 @@ def in_batches(
     run: Callable[[list[T]], Iterable[R]],
 ) -> list[R]:
     """Return what `run` makes of each item, in the order of the items, a batch at a time."""
+    return in_order(items, size, key, lambda lists: map(run, lists))
+
+
+def in_order(
+    items: Iterable[T],
+    size: int,
+    key: Callable[[T], Hashable],
+    run: Callable[[Iterator[list[T]]], Iterable[Iterable[R]]],
+) -> list[R]:
+    """Return what `run` makes of each item, in the order of the items.
+
+    Args:
+        items: as in `batches`, as are size and key.
+        size: most items of a batch.
+        key: equal for those that may share a batch.
+        run: makes of the batches, in their order, one result an item each; it may take further
+            batches before it gives a result.
+    """
+    taken: deque[list[int]] = deque()
+
+    def lists() -> Iterator[list[T]]:
+        for batch in batches(enumerate(items), size, lambda numbered: key(numbered[1])):
+            taken.append([place for place, _ in batch])
+            yield [item for _, item in batch]
+
     made: dict[int, R] = {}
-    for batch in batches(enumerate(items), size, lambda numbered: key(numbered[1])):
-        places, given = zip(*batch, strict=True)
-        made.update(zip(places, run(list(given)), strict=True))
+    for results in run(lists()):
+        made.update(zip(taken.popleft(), results, strict=True))
     return [made[place] for place in sorted(made)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -13,8 +13,10 @@ from cwf_milvus.encode.local_vectors import LocalVectors
 from cwf_milvus.encode.settings import EncoderSettings
 from cwf_milvus.encode.views import Prepared
 from cwf_milvus.encode.whitenings import Whitenings
+from cwf_milvus.errors import SettingsError
 from cwf_milvus.method.aggregation import offline
 from cwf_milvus.method.pooling import l2_normalize
+from cwf_milvus.method.sending import fetched, sent
 
 
 def encodings(
@@ -22,8 +24,10 @@ def encodings(
     whitenings: Whitenings | None,
     settings: EncoderSettings,
     photos: Sequence[Prepared],
-) -> list[Encoding]:
-    """Return what is kept of the B photos of a batch.
+) -> Callable[[], list[Encoding]]:
+    """Begin to make what is kept of the B photos of a batch; what is returned gives it.
+
+    Until then nothing waits for a GPU.
 
     Args:
         local: their vectors before whitening.
@@ -31,29 +35,50 @@ def encodings(
         settings: as in `describe`.
         photos: in the order of `local`.
     """
+    coming = fetched(on_device(local, whitenings, settings))
+    counts = [len(boxes) for boxes in local.region_boxes]
+
+    def arrived() -> list[Encoding]:
+        descriptors, ids, scores, class_vectors, all_regions = (one.numpy() for one in coming())
+        if settings.network_dtype == "float16" and not np.isfinite(descriptors).all():
+            raise SettingsError(
+                "network_dtype='float16' overflowed: this network's numbers go beyond 65,504; use "
+                "bfloat16, which has float32's range"
+            )
+        region_vectors = np.split(all_regions, np.cumsum(counts)[:-1])
+        return [
+            Encoding(
+                descriptors[i],
+                ids[i],
+                scores[i],
+                class_vectors[i],
+                in_pixels(local.region_boxes[i], local.cells, photo),
+                region_vectors[i],
+                photo.uri,
+                photo.content,
+                photo.width,
+                photo.height,
+                photo.keypoints,
+            )
+            for i, photo in enumerate(photos)
+        ]
+
+    return arrived
+
+
+def on_device(
+    local: LocalVectors, whitenings: Whitenings | None, settings: EncoderSettings
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return descriptors (B, d), class ids and scores (B, N), class and all region vectors.
+
+    All where the local vectors are; class vectors of shape (B, N, d), the region vectors of all
+    photos one after the other, (sum of R, d), whitened both. Nothing waits for a GPU.
+    """
     class_vectors = whiten(local.class_vectors, whitenings, "classes")
     counts = [len(vectors) for vectors in local.region_vectors]
     region_vectors = whiten(torch.cat(local.region_vectors), whitenings, "regions")
-    region_lists = torch.split(region_vectors, counts)
-    descriptors = describe(class_vectors, region_lists, settings).cpu().numpy()
-    ids, scores = local.class_ids.cpu().numpy(), local.class_scores.cpu().numpy()
-    class_arrays = class_vectors.cpu().numpy()
-    return [
-        Encoding(
-            descriptors[i],
-            ids[i],
-            scores[i],
-            class_arrays[i],
-            in_pixels(local.region_boxes[i], local.cells, photo),
-            region_lists[i].cpu().numpy(),
-            photo.uri,
-            photo.content,
-            photo.width,
-            photo.height,
-            photo.keypoints,
-        )
-        for i, photo in enumerate(photos)
-    ]
+    descriptors = describe(class_vectors, torch.split(region_vectors, counts), settings)
+    return descriptors, local.class_ids, local.class_scores, class_vectors, region_vectors
 
 
 def whiten(vectors: Tensor, whitenings: Whitenings | None, kind: str) -> Tensor:
@@ -87,11 +112,12 @@ def describe(
     of_classes = offline(class_vectors[:, :n_pooled])
     if settings.descriptor == "classes":
         return of_classes
+    sides = {
+        n: sent(_sides(settings.region_levels, n), class_vectors.device).to(class_vectors.dtype)
+        for n in sorted({len(vectors) for vectors in region_vectors})
+    }
     of_regions = torch.stack(
-        [
-            l2_normalize(_sides(settings.region_levels, len(vectors)).to(vectors) @ vectors)
-            for vectors in region_vectors
-        ]
+        [l2_normalize(sides[len(vectors)] @ vectors) for vectors in region_vectors]
     )
     if settings.descriptor == "regions":
         return of_regions

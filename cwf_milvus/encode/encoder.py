@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from cwf_milvus.backbones.alone import alone
 from cwf_milvus.backbones.kept import Runtime
-from cwf_milvus.encode.batching import batches, in_batches
+from cwf_milvus.encode.batching import batches, in_order
 from cwf_milvus.encode.describe import describe, encodings, whiten
 from cwf_milvus.encode.encoding import Encoding
 from cwf_milvus.encode.network import Network
@@ -197,6 +198,31 @@ class Encoder(Network):
         Raises:
             WhiteningError: the encoder was made without a whitening and has not been fitted.
         """
+        return self._begun(batch)()
+
+    def encode_batches(
+        self, batches: Iterable[Sequence[Prepared]]
+    ) -> Generator[list[Encoding], None, None]:
+        """Encode batches of photos of one grid each, in their order, as `encode_prepared` does.
+
+        While a GPU computes one, the next is taken and sent to it.
+
+        Raises:
+            WhiteningError: the encoder was made without a whitening and has not been fitted.
+        """
+        if self.device.type != "cuda":
+            yield from map(self.encode_prepared, batches)
+            return
+        under_way: deque[Callable[[], list[Encoding]]] = deque()
+        for batch in batches:
+            with alone():
+                under_way.append(self._begun(batch))
+            if len(under_way) > 1:
+                yield under_way.popleft()()
+        for arrived in under_way:
+            yield arrived()
+
+    def _begun(self, batch: Sequence[Prepared]) -> Callable[[], list[Encoding]]:
         if self._unfitted and self.whitenings is None:
             raise WhiteningError(self._unfitted)
         return encodings(self.local_vectors(batch), self.whitenings, self.settings, batch)
@@ -212,7 +238,7 @@ class Encoder(Network):
         return describe(class_vectors, region_vectors, self.settings)
 
     def _encode_any(self, prepared: Iterable[Prepared]) -> list[Encoding]:
-        return in_batches(prepared, self.batch_size, lambda photo: photo.grid, self.encode_prepared)
+        return in_order(prepared, self.batch_size, lambda photo: photo.grid, self.encode_batches)
 
     # Fitting
 

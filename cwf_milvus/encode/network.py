@@ -23,8 +23,9 @@ from cwf_milvus.encode.views import Prepared, prepare, prepare_query
 from cwf_milvus.errors import SettingsError
 from cwf_milvus.method import cam, regions
 from cwf_milvus.method.keypoint_codes import Keypoints
+from cwf_milvus.method.sending import sent
 from cwf_milvus.photos.box import Box, BoxLike
-from cwf_milvus.photos.images import Image, load_image
+from cwf_milvus.photos.images import Image, load_image, resized_there
 
 _KEYPOINT_BYTES = 128 * 2**20  # of photos that were read again, some 600
 
@@ -60,6 +61,7 @@ class Network:
             cams_from=settings.cams_from,
             device=device,
             runtime=runtime,
+            network_dtype=settings.network_dtype,
         )
         self.weights_digest = self.backbone.digest()
         self.seen = FeatureCache()
@@ -163,12 +165,12 @@ class Network:
             Features X of shape (B, K, H, W); the top classes' ids and softmax of shape (B, N);
             their class activation maps (Eq. 1) of shape (B, N, H, W), in [0, 1].
         """
-        maps = self.backbone(self._stack([prepared.view for prepared in batch]))
+        views, class_views = self._views(batch)
+        maps = self.backbone(self._stack(views))
         logits = maps.logits
-        if batch[0].class_view is not None:
-            views = [p.class_view for p in batch if p.class_view is not None]
+        if class_views:
             logits = torch.stack(  # of a query's box, each may have a shape of its own
-                in_batches(views, len(views), lambda view: view.shape, self._predict)
+                in_batches(class_views, len(batch), lambda view: view.shape, self._predict)
             )
         ids, scores = cam.top_classes(logits, self.n_classes, self.settings.classes)
         height, width = maps.features.shape[-2:]
@@ -183,11 +185,31 @@ class Network:
         features, ids, scores, class_maps = self.class_maps(batch)
         return pool_local(features, class_maps, ids, scores, [p.box for p in batch], self.settings)
 
+    def views(self, batch: Sequence[Prepared]) -> Tensor:
+        """Return the features' views of photos of one grid, (B, 3, h, w), where the network is."""
+        return self._stack(self._views(batch)[0])
+
+    def _views(self, batch: Sequence[Prepared]) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the views of the features and, where they differ, of the classes, in their size.
+
+        Those that were resized by the CPU are still there, the others on the device.
+        """
+        there: dict[int, Tensor] = {}
+
+        def in_size(view: Tensor, size: tuple[int, int] | None) -> Tensor:
+            if size is None:
+                return view
+            if id(view) not in there:
+                there[id(view)] = sent(view, self.device)
+            return resized_there(there[id(view)], *size)
+
+        return (
+            [in_size(photo.view, photo.size) for photo in batch],
+            [in_size(p.class_view, p.class_size) for p in batch if p.class_view is not None],
+        )
+
     def _predict(self, views: Sequence[Tensor]) -> Tensor:
         return self.backbone.predict(self._stack(views))
 
     def _stack(self, views: Sequence[Tensor]) -> Tensor:
-        batch = torch.stack(list(views))
-        if self.device.type == "cuda":
-            return batch.pin_memory().to(self.device, non_blocking=True)
-        return batch
+        return sent(torch.stack(list(views)), self.device)

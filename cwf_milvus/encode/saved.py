@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cwf_milvus.encode.settings import EncoderSettings, fingerprinted
+from cwf_milvus.encode.settings import EncoderSettings, fingerprinted, settings_kept
 from cwf_milvus.encode.whitenings import Whitenings
 from cwf_milvus.errors import SettingsError
 
@@ -69,9 +69,7 @@ class Saved:
         """
         try:
             about = json.loads(files[SETTINGS_FILE])
-            settings = EncoderSettings.from_dict(
-                {"keypoints": 0, **about["settings"]}
-            )  # 0.1.0 had none
+            settings = settings_kept(about["settings"])
             version = about["format"]
             fingerprint, digest = str(about["fingerprint"]), str(about["weights_sha256"])
             weights = about["weights"]

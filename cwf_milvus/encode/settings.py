@@ -12,6 +12,7 @@ from cwf_milvus.method.keypoint_codes import MAX_KEYPOINTS
 
 Resize = Literal["longest", "shortest", "squash"]
 Descriptor = Literal["classes", "regions", "both"]
+NetworkDtype = Literal["float32", "bfloat16", "float16"]
 
 
 class FurtherSettings(TypedDict, total=False):
@@ -34,6 +35,8 @@ class FurtherSettings(TypedDict, total=False):
     n_fit_classes: int
     keypoints: int
     paper_compat: bool
+    network_dtype: NetworkDtype
+    resize_on: Literal["host", "device"]
 
 
 class Settings(FurtherSettings, total=False):
@@ -87,6 +90,12 @@ class EncoderSettings:
         n_fit_classes: class vectors an image gives to the whitening (the paper's N_pca).
         keypoints: how many are kept of a photo for spatial verification, its strongest; 0 for none.
         paper_compat: do as the published scripts do where they differ from the paper.
+        network_dtype: what the network's convolutions and products up to the last maps compute in;
+            its head, pooling, whitening and aggregation are in "float32" always. Half precision
+            is for GPUs, "bfloat16" for processors made for it too, by OpenVINO; "float16" overflows
+            above 65,504.
+        resize_on: "host" resizes photos on the CPU, to uint8; "device" where the network runs, in
+            float32, rounded to whole numbers.
     """
 
     backbone: str = "efficientnet_lite0"
@@ -110,6 +119,8 @@ class EncoderSettings:
     n_fit_classes: int = 8
     keypoints: int = 800
     paper_compat: bool = False
+    network_dtype: NetworkDtype = "float32"
+    resize_on: Literal["host", "device"] = "host"
 
     def __post_init__(self) -> None:
         """Raise `SettingsError` for a value that cannot work."""
@@ -129,6 +140,8 @@ class EncoderSettings:
         self._one_of("resize", ("longest", "shortest", "squash"))
         self._one_of("descriptor", ("classes", "regions", "both"))
         self._one_of("feature_weighting", (None, "crow"))
+        self._one_of("network_dtype", ("float32", "bfloat16", "float16"))
+        self._one_of("resize_on", ("host", "device"))
         for name in ("region_channel_weights", "cam_regions", "paper_compat"):
             if not isinstance(getattr(self, name), bool):
                 raise SettingsError(f"{name}={getattr(self, name)!r}: give True or False")
@@ -194,11 +207,17 @@ def default_settings(backbone: str, **changes: Unpack[Settings]) -> EncoderSetti
 
 
 def fingerprinted(settings: EncoderSettings) -> dict[str, Any]:
-    """Return the settings as a fingerprint has them: those of 0.1.0 knew no keypoints."""
+    """Return the settings as a fingerprint has them: without those that 0.1.0 did not know."""
     values = settings.to_dict()
-    if not values["keypoints"]:
-        del values["keypoints"]
+    for name, as_before in _AS_0_1_0.items():
+        if values[name] == as_before:
+            del values[name]
     return values
+
+
+def settings_kept(values: dict[str, Any]) -> EncoderSettings:
+    """Return settings that this version or an earlier one kept; raises as `from_dict`."""
+    return EncoderSettings.from_dict({**_AS_0_1_0, **values})
 
 
 def _whole_number(value: Any, least: int = 1, most: int | None = None) -> int:
@@ -234,6 +253,9 @@ def _fraction(value: Any) -> float:
         raise ValueError(f"{value} is out of range")
     return float(value)
 
+
+_AS_0_1_0: dict[str, Any] = {"keypoints": 0, "network_dtype": "float32", "resize_on": "host"}
+"""What came after version 0.1.0, as that version worked."""
 
 _PAPER: dict[str, Any] = {
     "image_size": 720,

@@ -99,6 +99,10 @@ class FeatureStore:
             **fit_conditions(encoder.settings),
         }
         del what["n_fit_classes"]
+        # Those that were kept before these could be set stay good.
+        for name, usual in (("network_dtype", "float32"), ("resize_on", "host")):
+            if (value := getattr(encoder.settings, name)) != usual:
+                what[name] = value
         self.fingerprint = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
         self.folder = Path(folder).expanduser() / self.fingerprint[:16]
         try:

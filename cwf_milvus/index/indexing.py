@@ -18,6 +18,7 @@ from tqdm import tqdm
 from cwf_milvus.encode.batching import batches
 from cwf_milvus.encode.encoder import Encoder
 from cwf_milvus.encode.encoding import Encoding
+from cwf_milvus.encode.views import Prepared
 from cwf_milvus.errors import ImageError, SettingsError, quoted
 from cwf_milvus.index.metadata import Metadata, MetadataSource
 from cwf_milvus.index.moved import Standing
@@ -181,10 +182,16 @@ def _encoded_here(
     size: int,
 ) -> _Encoded:
     """Yield photos with their encodings, a batch at a time."""
-    with closing(_readable(collection, items, reader, workers, writer, standing)) as ready:
+    taken: deque[list[Photo]] = deque()
+
+    def prepared() -> Iterator[list[Prepared]]:
         for batch in batches(ready, size, _grid):
-            prepared = [photo.prepared for photo in batch if photo.prepared is not None]
-            yield batch, collection.encoder.encode_prepared(prepared)
+            taken.append(batch)
+            yield [photo.prepared for photo in batch if photo.prepared is not None]
+
+    with closing(_readable(collection, items, reader, workers, writer, standing)) as ready:
+        for encodings in collection.encoder.encode_batches(prepared()):
+            yield taken.popleft(), encodings
 
 
 def _encoded_elsewhere(

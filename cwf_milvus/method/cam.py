@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cwf_milvus.errors import SettingsError
+from cwf_milvus.method.sending import sent
 
 
 def top_classes(
@@ -35,7 +36,7 @@ def top_classes(
     scores = logits.float().softmax(dim=1)
     candidates = torch.arange(n_classes, device=logits.device)
     if classes is not None:
-        candidates = torch.as_tensor(classes, device=logits.device).long().flatten()
+        candidates = torch.as_tensor(classes).long().flatten()  # checked where they are
         unknown = candidates[(candidates < 0) | (candidates >= n_classes)].tolist()
         if unknown:
             raise SettingsError(
@@ -49,6 +50,7 @@ def top_classes(
             f"{n} classes were asked of {len(candidates)}: give a number from 1 to "
             f"{len(candidates)}"
         )
+    candidates = sent(candidates, logits.device)
     order = logits[:, candidates].sort(dim=1, descending=True, stable=True).indices[:, :n]
     ids = candidates[order]
     return ids, scores.gather(1, ids)

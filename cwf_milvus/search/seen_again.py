@@ -190,9 +190,7 @@ def _seen(
             lambda item: item[1].grid[0],
         ):
             with torch.no_grad():
-                maps = encoder.backbone(
-                    torch.stack([prepared.view for _, prepared in group]).to(encoder.device)
-                )
+                maps = encoder.backbone(encoder.views([prepared for _, prepared in group]))
             batch = Seen(
                 maps.features,
                 maps.class_source,

@@ -19,7 +19,7 @@ class _Waiting:
 
     @property
     def key(self) -> Hashable:
-        return id(self.encoder), self.photo.view.shape, self.photo.class_view is None
+        return id(self.encoder), self.photo.grid[0], self.photo.class_view is None
 
 
 class Batcher:

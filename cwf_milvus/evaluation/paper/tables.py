@@ -214,7 +214,7 @@ def table_1b(encoder: Encoder, photos: Sequence[object]) -> Table:
     @torch.no_grad()
     def raw(image: object) -> None:
         prepared = encoder.prepare(encoder.read(image))
-        vector = pooling.raw_sum(encoder.backbone.features_only(prepared.view[None]))
+        vector = pooling.raw_sum(encoder.backbone.features_only(encoder.views([prepared])))
         if whitening is not None:
             whitening.transform(vector)
 
