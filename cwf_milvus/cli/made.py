@@ -102,8 +102,8 @@ def made_options(command: argparse.ArgumentParser) -> None:
     made.add_argument(
         "--network-dtype",
         choices=("float32", "bfloat16", "float16"),
-        help="what the network computes in; bfloat16 takes half the time on GPUs, and on processors "
-        "made for it with OpenVINO (float32)",
+        help="what the network computes in; bfloat16 is faster on GPUs, and by OpenVINO on "
+        "processors made for it (float32)",
     )
     made.add_argument(
         "--resize-on",

@@ -167,7 +167,7 @@ def pixels_there(pixels: np.ndarray) -> torch.Tensor:
 def resized_there(pixels: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """Resize uint8 pixels (3, h, w) to (3, height, width) where they lie, antialiased bicubic.
 
-    In float32, rounded to whole numbers: within 1 of `resize`, but for rare cells.
+    In float32, rounded to whole numbers: within 1 of `resize`, but for fewer than one in a hundred.
     """
     import torch  # as above
 
