@@ -479,6 +479,12 @@ def test_a_working_folder_that_was_removed_is_told(run, uri, tmp_path, monkeypat
     )
 
 
+def test_a_field_to_show_that_no_photo_has_is_told(run, folder, uri):
+    status, out, err = run("search", folder / "001.png", "--uri", uri, "--show", "shelf")
+    assert (status, "shelf" in out) == (0, True)
+    assert "--show shelf: no photo has such a field of yours" in err
+
+
 def test_a_search_for_nothing_is_refused(run, uri):
     status, out, err = run("search", "--uri", uri)
     assert (status, out) == (2, "")

@@ -191,6 +191,31 @@ def test_a_forked_process_runs_in_pytorch_and_never_hangs(checkpoint):
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
+_FORKED = """
+import os, sys, warnings
+import torch
+from cwf_milvus.backbones import create_backbone
+network = create_backbone("timm:test_resnet", weights=sys.argv[1], runtime="openvino", device="cpu")
+network(torch.rand(2, 3, 96, 96) * 255)
+warnings.simplefilter("ignore")
+if child := os.fork():
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+else:
+    if sys.argv[2] == "raise":
+        raise ValueError("as any program may")
+    del network
+    sys.exit(3)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.parametrize(("how", "status"), [("raise", "1"), ("exit", "3")])
+def test_a_forked_process_that_ends_as_programs_do_ends(checkpoint, how, status):
+    forked = [sys.executable, "-c", _FORKED, str(checkpoint), how]
+    ended = subprocess.run(forked, capture_output=True, text=True, check=False, timeout=60)
+    assert ended.stdout.split() == [status], ended.stderr
+
+
 _WATCHED = """
 import os, sys
 

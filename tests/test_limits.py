@@ -341,3 +341,9 @@ def test_the_limit_is_an_option_of_the_command_line(command, tmp_path, capsys):
     assert main([command, *options, "--max-pixels", "100000"]) in (1, 2)
     assert "--max-pixels 120" in capsys.readouterr().err
     assert main([command, *options, "--max-pixels", "120400"]) == 0
+
+
+def test_the_limit_that_is_named_is_enough_for_any_size() -> None:
+    side = 2**31 - 1
+    with pytest.raises(ImageError, match=f"max_pixels={side * side} "):
+        limits.check_size((side, side), "a.png", MAX_PIXELS)

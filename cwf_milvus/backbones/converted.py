@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import threading
 import warnings
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -159,6 +161,8 @@ class _Streams:
             self._compiled = openvino.Core().compile_model(model, "CPU", options)
         self._threads = ThreadPoolExecutor(n_streams, thread_name_prefix="openvino")
         self._own = threading.local()
+        self._requests: list[Any] = []
+        _LIVE.add(self)
 
     def run(self, images: Tensor) -> list[Tensor]:
         """Return both maps of images (B, 3, h, w)."""
@@ -170,8 +174,26 @@ class _Streams:
         request = getattr(self._own, "request", None)
         if request is None:
             request = self._own.request = self._compiled.create_infer_request()
+            self._requests.append(request)
         request.infer([image.numpy()], share_inputs=True)
         return [torch.from_numpy(request.get_output_tensor(i).data.copy()) for i in (0, 1)]
+
+    def never_free(self) -> None:
+        """Hold what is OpenVINO's for ever: in a fork, freeing it waits for threads not there."""
+        for one in (self._compiled, *self._requests):
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(one))
+
+
+_LIVE: weakref.WeakSet[_Streams] = weakref.WeakSet()
+
+
+def _leave_in_fork() -> None:
+    for streams in list(_LIVE):
+        streams.never_free()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_in_fork)
 
 
 def computes_in(dtype: str) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+from collections.abc import Sequence
 from typing import Any
 
 from cwf_milvus.cli.options import (
@@ -148,6 +150,7 @@ def run(arguments: argparse.Namespace) -> int:
                 shown, arguments.html, arguments.show or None, hide_paths=arguments.hide_paths
             )
             note(arguments, f"written: {page}")
+        _tell_unknown(collection, arguments.show, answers)
     for hits in answers:
         if arguments.json:
             print(json.dumps(hits.to_dict()))
@@ -156,3 +159,17 @@ def run(arguments: argparse.Namespace) -> int:
                 print(f"{printable(hits.query.name)}:")
             print(hits.explain() if arguments.explain else hits.table(arguments.show))
     return OK
+
+
+def _tell_unknown(collection: Any, show: Sequence[str], answers: Sequence[Any]) -> None:
+    """Say which of the fields to show no photo has at all."""
+    if all(any(name in hit.metadata for hits in answers for hit in hits) for name in show):
+        return
+    there = collection.fields()
+    for name in show:
+        if name not in there:
+            print(
+                f"--show {name}: no photo has such a field of yours; there "
+                f"{'are ' + ', '.join(there) if there else 'is none'}",
+                file=sys.stderr,
+            )

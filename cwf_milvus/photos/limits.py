@@ -52,11 +52,12 @@ def check_size(
     """
     width, height = size
     pixels = width * height
-    needed = max(pixels / reduced**2, pixels / (1 if reduced == 1 else _DECLARED))
+    # In whole numbers: a float of 2**62 is off by hundreds.
+    needed = max(-(-pixels // reduced**2), -(-pixels // (1 if reduced == 1 else _DECLARED)))
     most = _BYTES_A_PIXEL * max(max_pixels, _SMALL)
     if needed <= max_pixels and memory <= most:
         return
-    raised = math.ceil(max(needed, memory / _BYTES_A_PIXEL))
+    raised = max(needed, math.ceil(memory / _BYTES_A_PIXEL))
     why = f"above the limit of {max_pixels:,}"
     if needed <= max_pixels:
         why = (

@@ -189,7 +189,7 @@ def _open_file(path: Path, name: str, max_bytes: int) -> IO[bytes]:
         raise FileNotFoundError("it is a link to nothing, or to itself")
     status = path.stat()
     if stat.S_ISDIR(status.st_mode):
-        raise IsADirectoryError("it is a folder, whose photos list_photos lists if it may")
+        raise IsADirectoryError("it is a folder: give one photo of it")
     if not stat.S_ISREG(status.st_mode):
         raise OSError("it is a pipe, socket or device, not a file")
     if status.st_size > max_bytes:
