@@ -30,6 +30,9 @@ def encoding_speed(photos: int = 16, rounds: int = 3) -> dict[str, float]:
     networks = {
         "PyTorch, batch 8": create_backbone(runtime="torch", device="cpu"),
         "runtime auto, batch 8": create_backbone(runtime="auto", device="cpu"),
+        "runtime auto in bfloat16, batch 8": create_backbone(
+            runtime="auto", device="cpu", network_dtype="bfloat16"
+        ),
     }
 
     def plain() -> None:

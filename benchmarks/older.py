@@ -10,6 +10,7 @@ not timed. The older version keeps no keypoints, so this one runs with them and 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import subprocess
@@ -19,12 +20,12 @@ from pathlib import Path
 from figures import show
 
 _RUN = """
-import sys, tempfile, time
+import json, sys, tempfile, time
 from cwf_milvus import Encoder, InstanceCollection
-folder, n, keypoints = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+folder, n, settings = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
 from pathlib import Path
 photos = sorted(map(str, Path(folder).rglob("*.jpg")))[:n]
-encoder = Encoder(**({} if keypoints == "default" else {"keypoints": int(keypoints)}))
+encoder = Encoder(**settings)
 with tempfile.TemporaryDirectory() as place:
     with InstanceCollection.create(place + "/photos.db", "photos", encoder) as collection:
         wall, spent = time.perf_counter(), time.process_time()
@@ -36,12 +37,19 @@ with tempfile.TemporaryDirectory() as place:
 def against_older(photos: str, older: Path, n: int = 48, rounds: int = 3) -> dict[str, float]:
     """Return photos a second over the older version's, by processor seconds and by the clock."""
     here = Path(__file__).parents[1]
-    runs = {"older": (older, "default"), "without": (here, "0"), "with": (here, "default")}
+    half: dict[str, object] = {"network_dtype": "bfloat16"}
+    runs: dict[str, tuple[Path, dict[str, object]]] = {
+        "older": (older, {}),
+        "without keypoints": (here, {"keypoints": 0}),
+        "with keypoints": (here, {}),
+        "bfloat16, without keypoints": (here, {"keypoints": 0, **half}),
+        "bfloat16, with keypoints": (here, half),
+    }
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
     for _ in range(rounds):
-        for name, (tree, keypoints) in runs.items():
+        for name, (tree, settings) in runs.items():
             done = subprocess.run(
-                [sys.executable, "-c", _RUN, photos, str(n), keypoints],
+                [sys.executable, "-c", _RUN, photos, str(n), json.dumps(settings)],
                 env={**os.environ, "PYTHONPATH": str(tree)},
                 check=True,
                 capture_output=True,
@@ -51,12 +59,12 @@ def against_older(photos: str, older: Path, n: int = 48, rounds: int = 3) -> dic
             wall, spent = map(float, done.stdout.split()[-2:])
             found[name].append((wall, spent))
     ratios = {}
-    for name in ("without", "with"):
+    for name in list(runs)[1:]:
         for unit, place in (("clock", 0), ("processor", 1)):
             pairs = zip(found["older"], found[name], strict=True)
             ratio = statistics.median(old[place] / new[place] for old, new in pairs)
-            ratios[f"{name} keypoints, {unit}"] = ratio
-    spent = statistics.median(spent for _, spent in found["without"])
+            ratios[f"{name}, {unit}"] = ratio
+    spent = statistics.median(spent for _, spent in found["without keypoints"])
     return {**ratios, "without keypoints, processor ms a photo": 1e3 * spent / n}
 
 
