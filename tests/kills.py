@@ -6,20 +6,27 @@ it by SIGTERM, `disk` gives it a disk on which no file may grow beyond a random 
 
 from __future__ import annotations
 
+import io
 import json
 import random
+import re
 import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
+import numpy as np
 import PIL.Image
 from command_line import TINY, Programs, programs
+from command_line import Command as Running
 from damaged_database import damage
 from small_encoders import crops, tiny
 
@@ -28,6 +35,8 @@ from cwf_milvus.store.augmentation import Augmented
 from cwf_milvus.store.backup import restore
 
 N = 40
+UPLOADS = "uploads"
+_SENT = 12
 Command = Callable[[Path], list[object]]
 
 
@@ -108,6 +117,10 @@ OPERATIONS = {
     ),
     "backup": Operation(
         lambda folder: ["backup", folder / "b.zip", *_place(folder)], result="b.zip"
+    ),
+    "copy": Operation(
+        lambda folder: ["copy", folder / "photos.db", folder / "copied.db", "--quiet"],
+        result="copied.db",
     ),
     "restore": Operation(
         lambda folder: ["restore", folder / "b.zip", "--uri", folder / "new.db"],
@@ -248,15 +261,95 @@ def cut_short_and_repeat(
     return wrong
 
 
+def cut_uploads_short(n_times: int, start: Programs, folder: Path) -> list[str]:
+    """Return what was other than after undisturbed uploads to the service; [] where nothing was.
+
+    The service is killed while it takes photos; another takes all of them again.
+
+    Args:
+        n_times: at moments spread over the upload.
+        start: starts commands.
+        folder: for what is made, which is not there yet.
+    """
+    make(folder / "before")
+    sent = {f"{i:02}.png": _png(pixels) for i, pixels in enumerate(crops(N + _SENT)[N:])}
+    here, wrong = folder / "here", []
+
+    def begin() -> None:
+        shutil.rmtree(here, ignore_errors=True)
+        shutil.copytree(folder / "before", here)
+
+    def upload(after: float | None = None) -> float:
+        """Send all photos to a service of our own, killed after so long; returns the seconds."""
+        words = ["serve", *_place(here), "--writable", "--added", here / "added", "--port", 0]
+        running = start.start(*words)
+        try:
+            address = _address(running)
+            with httpx.Client(base_url=address, timeout=60) as client:
+                client.get("/readyz").raise_for_status()
+                files = [("photos", (name, data, "image/png")) for name, data in sent.items()]
+                began = time.monotonic()
+                if after is not None:
+                    killer = threading.Timer(after, running.send, [signal.SIGKILL])
+                    killer.start()
+                with suppress(httpx.TransportError if after is not None else ()):
+                    answer = client.post("/api/photos", files=files)
+                    assert answer.status_code == 200, answer.text
+                    assert "failed" not in answer.text, answer.text
+                lasted = time.monotonic() - began
+                if after is not None:
+                    killer.join()
+                return lasted
+        finally:
+            running.send(signal.SIGTERM)
+            running.wait()
+
+    begin()
+    lasted = upload()
+    right = state(here, "photos.db")
+    assert len(right["rows"]) == N + _SENT
+    for i in range(n_times):
+        begin()
+        upload(after=lasted * (i + 0.5) / n_times)
+        upload()
+        after = state(here, "photos.db")
+        wrong += [f"uploads, {i}: {part} differs" for part in right if after[part] != right[part]]
+        kept = {path.name for path in (here / "added").iterdir() if not path.name.startswith(".")}
+        if len(kept) != _SENT:
+            wrong.append(f"uploads, {i}: {len(kept)} files for {_SENT} photos")
+    return wrong
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    PIL.Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def _address(running: Running) -> str:
+    """Return where a service that was just started answers, once it does."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        if found := re.search(r"http://127\.0\.0\.1:\d+", running.text()):
+            with suppress(httpx.TransportError):
+                httpx.get(f"{found[0]}/healthz", timeout=5)
+                return found[0]
+        time.sleep(0.05)
+    raise AssertionError(running.text())
+
+
 def main() -> None:
     """Cut every command short so many times, and print what came of it."""
     how, n_times, numbers = sys.argv[1], int(sys.argv[2]), random.Random(18)
-    chosen = sys.argv[3:] or list(OPERATIONS)
+    chosen = sys.argv[3:] or [*OPERATIONS, *([UPLOADS] if how == "kill" else [])]
     with tempfile.TemporaryDirectory() as folder, programs(Path(folder)) as start:
         for i, name in enumerate(chosen):
             began = time.monotonic()
             place = Path(folder) / str(i)
-            wrong = cut_short_and_repeat(name, how, n_times, start, place, numbers)
+            if name == UPLOADS:
+                wrong = cut_uploads_short(n_times, start, place)
+            else:
+                wrong = cut_short_and_repeat(name, how, n_times, start, place, numbers)
             lasted = time.monotonic() - began
             print(f"{name}: {how} {n_times} times, {len(wrong)} wrong, {lasted:.0f} s")
             for line in wrong:

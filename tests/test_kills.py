@@ -4,7 +4,7 @@ import random
 
 import pytest
 from command_line import programs
-from kills import cut_short_and_repeat
+from kills import cut_short_and_repeat, cut_uploads_short
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +20,7 @@ def start(tmp_path_factory):
         ("remove", "kill"),
         ("graph", "kill"),
         ("repair of damaged files", "kill"),
+        ("copy", "kill"),
         ("index --metadata", "disk"),
     ],
 )
@@ -28,3 +29,11 @@ def test_a_command_that_was_cut_short_and_repeated_ends_as_an_undisturbed_one(
 ):
     numbers = random.Random(name)
     assert cut_short_and_repeat(name, how, 1, start, tmp_path / "here", numbers) == []
+
+
+@pytest.mark.slow
+def test_photos_sent_to_a_service_that_is_killed_are_there_once_when_they_are_sent_again(
+    start, tmp_path
+):
+    pytest.importorskip("fastapi", reason="pip install 'cwf-milvus[serve]'")
+    assert cut_uploads_short(1, start, tmp_path / "here") == []
