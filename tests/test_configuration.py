@@ -124,6 +124,7 @@ def test_index_finds_the_file_in_the_folder_that_it_is_given_and_info_shows_it(
         ("limit = 3", "'limit' cannot be set here"),
         ("uri = ", "as TOML"),
         ("a = " + "[" * 50_000, "as TOML"),
+        ("a." * 20_000 + "b = 1", "a line of more than 4,096 characters"),
         ("#" * 70_000, "is no file of at most 65,536 bytes"),
     ],
 )

@@ -21,6 +21,7 @@ from cwf_milvus.errors import SettingsError, quoted
 
 NAME = "cwf-milvus.toml"
 _MOST_BYTES = 2**16
+_LONGEST_LINE = 4_096  # a key of 20,000 parts takes a gigabyte to read
 _PLACES = {"uri": "CWF_MILVUS_URI", "collection": "CWF_MILVUS_COLLECTION"}
 _SHOWN = ["limit", "candidates", "rerank", "expand", "show", "min-certainty", "explain"]
 _ANYWHERE = {"search": _SHOWN, "neighbours": ["limit"], "index": ["exif"]}
@@ -98,7 +99,10 @@ def _parsed(file: Path) -> dict[str, Any]:
     try:
         status = file.stat()
         if stat.S_ISREG(status.st_mode) and status.st_size <= _MOST_BYTES:
-            return tomllib.loads(file.read_text(encoding="utf-8"))
+            text = file.read_text(encoding="utf-8")
+            if max(map(len, text.splitlines()), default=0) > _LONGEST_LINE:
+                raise tomllib.TOMLDecodeError(f"a line of more than {_LONGEST_LINE:,} characters")
+            return tomllib.loads(text)
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or (
             str(error) if isinstance(error, tomllib.TOMLDecodeError) else type(error).__name__
