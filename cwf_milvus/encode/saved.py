@@ -77,8 +77,8 @@ class Saved:
                 raise TypeError(f"weights are {weights!r}")
         except (KeyError, ValueError, TypeError, RecursionError) as error:
             raise SettingsError(
-                f"{name} holds no encoder, it is not the state of an encoder ({repr(error)[:200]}): "
-                "the settings are missing or damaged"
+                f"{name} holds no encoder, it is not the state of an encoder "
+                f"({repr(error)[:200]}): the settings are missing or damaged"
             ) from error
         if version != _FORMAT:
             raise SettingsError(
