@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import codecs
 import os
+import re
 import secrets
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from platformdirs import user_cache_dir
+
+_PART = re.compile(r"\.[0-9a-f]{16}\.part")
 
 
 def write_whole(path: str | Path, content: bytes | Callable[[Path], object]) -> Path:
@@ -42,6 +46,21 @@ def write_whole(path: str | Path, content: bytes | Callable[[Path], object]) -> 
             with suppress(OSError):  # after success there is none, and a failure has its own error
                 part.unlink()
     return Path(path)
+
+
+def drop_parts(folder: Path, older: float = 60.0) -> None:
+    """Delete what a process that was killed within `write_whole` left in a folder.
+
+    Args:
+        folder: that may not be there.
+        older: seconds since they were written; others may be at work.
+    """
+    with suppress(OSError):
+        for one in os.scandir(folder):
+            if _PART.fullmatch(one.name) and one.is_file(follow_symlinks=False):
+                with suppress(OSError):
+                    if time.time() - one.stat(follow_symlinks=False).st_mtime > older:
+                        Path(one.path).unlink()
 
 
 def holds_other(path: str | Path, *marks: bytes) -> bool:

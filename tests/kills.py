@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +33,25 @@ from small_encoders import crops, tiny
 from cwf_milvus.collection import InstanceCollection
 from cwf_milvus.store.augmentation import Augmented
 from cwf_milvus.store.backup import restore
+from cwf_milvus.store.parquet import import_collection
 
 N = 40
 UPLOADS = "uploads"
 _SENT = 12
 Command = Callable[[Path], list[object]]
+
+
+@dataclass
+class Outcome:
+    """What came of an operation.
+
+    Attributes:
+        landed: how often it was cut short; a signal may find it at its end.
+        wrong: what was other than after an undisturbed run, a line each.
+    """
+
+    landed: int = 0
+    wrong: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -82,6 +96,10 @@ def _without_keypoints(folder: Path) -> None:
     make(folder, keypoints=0)
 
 
+def _without_photos(folder: Path) -> None:
+    shutil.rmtree(folder / "photos.db")
+
+
 def _backed_up(folder: Path) -> None:
     from cwf_milvus.store.backup import backup
 
@@ -92,7 +110,19 @@ def _backed_up(folder: Path) -> None:
 OPERATIONS = {
     "index": Operation(
         lambda folder: ["index", folder / "photos", *_place(folder), *TINY, "--batch-size", "4"],
-        lambda folder: shutil.rmtree(folder / "photos.db"),
+        _without_photos,
+    ),
+    "index --to-parquet": Operation(
+        lambda folder: [
+            *("index", folder / "photos", "--to-parquet", folder / "parquet"),
+            *(*TINY, "--batch-size", "4", "--quiet"),
+        ],
+        _without_photos,
+        "parquet",
+    ),
+    "export": Operation(
+        lambda folder: ["export", "--parquet", folder / "parquet", *_place(folder)],
+        result="parquet",
     ),
     "remove": Operation(lambda folder: ["remove", *_names(folder, slice(0, 20)), *_place(folder)]),
     "index --prune": Operation(
@@ -157,6 +187,10 @@ def state(folder: Path, result: str) -> dict[str, Any]:
         shutil.rmtree(folder / "look.db", ignore_errors=True)
         restore(database, folder / "look.db")
         database = folder / "look.db"
+    elif database.is_dir() and not result.endswith(".db"):
+        shutil.rmtree(folder / "look.db", ignore_errors=True)
+        import_collection(database, folder / "look.db")
+        database = folder / "look.db"
     with InstanceCollection.open(database, "photos") as photos:
         outcome = photos.verify()
         rows = photos.raw_rows(list(photos.uris()))
@@ -199,18 +233,19 @@ def cut_short_and_repeat(
     start: Programs,
     folder: Path,
     numbers: random.Random,
-) -> list[str]:
-    """Return what was other than after an undisturbed run; [] where nothing was.
+) -> Outcome:
+    """Cut a command short, run it again, and compare what is there with an undisturbed run's.
 
     Args:
         name: of `OPERATIONS`.
         how: "kill", "term" or "disk".
-        n_times: at moments spread over the run.
+        n_times: at moments spread over the run; those that find it ended are made up for, up to
+            twice as many.
         start: starts commands.
         folder: for what is made, which is not there yet.
         numbers: for the moments.
     """
-    operation, wrong = OPERATIONS[name], []
+    operation, outcome = OPERATIONS[name], Outcome()
     make(folder / "before")
     operation.prepare(folder / "before")
     here = folder / "here"
@@ -235,52 +270,62 @@ def cut_short_and_repeat(
     assert status == 0, text
     right = state(here, operation.result)
     assert right["verify"][0], right["verify"]
-    for i in range(n_times):
+    for i in range(2 * n_times):
+        if outcome.landed == n_times:
+            break
         begin()
         if how == "disk":
             most = int(10 ** numbers.uniform(2.5, 5.5))
             running = start.start(*command(), file_bytes=most)
         else:
             running = start.start(*command())
-            time.sleep(lasted * (i + numbers.random()) / n_times)
+            time.sleep(lasted * (i % n_times + numbers.random()) / n_times)
             running.send(signal.SIGKILL if how == "kill" else signal.SIGTERM)
         sent = time.monotonic()
-        running.wait()
+        status = running.wait()
+        outcome.landed += status == -signal.SIGKILL if how == "kill" else status != 0
         if how == "term" and time.monotonic() - sent > 2:
-            wrong.append(f"{name}, {i}: ended after {time.monotonic() - sent:.1f} s")
+            outcome.wrong.append(f"{name}, {i}: ended after {time.monotonic() - sent:.1f} s")
         if "Traceback" in running.text():
-            wrong.append(f"{name}, {i}: {running.text()[-2000:]}")
+            outcome.wrong.append(f"{name}, {i}: {running.text()[-2000:]}")
         status, text = start.run(*command())
         if status and _DONE.get(name, "never") not in text:
-            wrong.append(f"{name}, {i}: status {status}: {text[-400:]}")
+            outcome.wrong.append(f"{name}, {i}: status {status}: {text[-400:]}")
             continue
         after = state(here, operation.result)
-        wrong += [
+        outcome.wrong += [
             f"{name}, {i}: {part} differs" for part in right if after.get(part) != right[part]
         ]
-    return wrong
+    return outcome
 
 
-def cut_uploads_short(n_times: int, start: Programs, folder: Path) -> list[str]:
-    """Return what was other than after undisturbed uploads to the service; [] where nothing was.
-
-    The service is killed while it takes photos; another takes all of them again.
+def cut_uploads_short(
+    how: str, n_times: int, start: Programs, folder: Path, numbers: random.Random
+) -> Outcome:
+    """Cut a service short while it takes photos, and give another all of them again.
 
     Args:
+        how: "kill" or "term".
         n_times: at moments spread over the upload.
         start: starts commands.
         folder: for what is made, which is not there yet.
+        numbers: for the moments.
     """
     make(folder / "before")
+    number = signal.SIGKILL if how == "kill" else signal.SIGTERM
     sent = {f"{i:02}.png": _png(pixels) for i, pixels in enumerate(crops(N + _SENT)[N:])}
-    here, wrong = folder / "here", []
+    here, outcome = folder / "here", Outcome()
 
     def begin() -> None:
         shutil.rmtree(here, ignore_errors=True)
         shutil.copytree(folder / "before", here)
 
-    def upload(after: float | None = None) -> float:
-        """Send all photos to a service of our own, killed after so long; returns the seconds."""
+    def upload(after: float | None = None) -> tuple[float, bool]:
+        """Send all photos to a service of our own, cut short after so many seconds.
+
+        Returns:
+            How long it took, and whether all photos had been taken.
+        """
         words = ["serve", *_place(here), "--writable", "--added", here / "added", "--port", 0]
         running = start.start(*words)
         try:
@@ -290,34 +335,39 @@ def cut_uploads_short(n_times: int, start: Programs, folder: Path) -> list[str]:
                 files = [("photos", (name, data, "image/png")) for name, data in sent.items()]
                 began = time.monotonic()
                 if after is not None:
-                    killer = threading.Timer(after, running.send, [signal.SIGKILL])
+                    killer = threading.Timer(after, running.send, [number])
                     killer.start()
+                whole = False
                 with suppress(httpx.TransportError if after is not None else ()):
                     answer = client.post("/api/photos", files=files)
-                    assert answer.status_code == 200, answer.text
-                    assert "failed" not in answer.text, answer.text
+                    whole = answer.status_code == 200 and "failed" not in answer.text
+                    assert whole or after is not None, answer.text
                 lasted = time.monotonic() - began
                 if after is not None:
                     killer.join()
-                return lasted
+                return lasted, whole
         finally:
             running.send(signal.SIGTERM)
             running.wait()
 
     begin()
-    lasted = upload()
+    lasted, _ = upload()
     right = state(here, "photos.db")
     assert len(right["rows"]) == N + _SENT
-    for i in range(n_times):
+    for i in range(2 * n_times):
+        if outcome.landed == n_times:
+            break
         begin()
-        upload(after=lasted * (i + 0.5) / n_times)
+        outcome.landed += not upload(after=lasted * (i % n_times + numbers.random()) / n_times)[1]
         upload()
         after = state(here, "photos.db")
-        wrong += [f"uploads, {i}: {part} differs" for part in right if after[part] != right[part]]
-        kept = {path.name for path in (here / "added").iterdir() if not path.name.startswith(".")}
+        outcome.wrong += [
+            f"uploads, {i}: {part} differs" for part in right if after[part] != right[part]
+        ]
+        kept = [path for path in (here / "added").iterdir() if not path.name.startswith(".")]
         if len(kept) != _SENT:
-            wrong.append(f"uploads, {i}: {len(kept)} files for {_SENT} photos")
-    return wrong
+            outcome.wrong.append(f"uploads, {i}: {len(kept)} files for {_SENT} photos")
+    return outcome
 
 
 def _png(pixels: np.ndarray) -> bytes:
@@ -341,18 +391,19 @@ def _address(running: Running) -> str:
 def main() -> None:
     """Cut every command short so many times, and print what came of it."""
     how, n_times, numbers = sys.argv[1], int(sys.argv[2]), random.Random(18)
-    chosen = sys.argv[3:] or [*OPERATIONS, *([UPLOADS] if how == "kill" else [])]
+    chosen = sys.argv[3:] or [*OPERATIONS, *([UPLOADS] if how != "disk" else [])]
     with tempfile.TemporaryDirectory() as folder, programs(Path(folder)) as start:
         for i, name in enumerate(chosen):
             began = time.monotonic()
             place = Path(folder) / str(i)
             if name == UPLOADS:
-                wrong = cut_uploads_short(n_times, start, place)
+                outcome = cut_uploads_short(how, n_times, start, place, numbers)
             else:
-                wrong = cut_short_and_repeat(name, how, n_times, start, place, numbers)
+                outcome = cut_short_and_repeat(name, how, n_times, start, place, numbers)
             lasted = time.monotonic() - began
-            print(f"{name}: {how} {n_times} times, {len(wrong)} wrong, {lasted:.0f} s")
-            for line in wrong:
+            landed = f"{how} {outcome.landed} times"
+            print(f"{name}: {landed}, {len(outcome.wrong)} wrong, {lasted:.0f} s", flush=True)
+            for line in outcome.wrong:
                 print("   ", line, flush=True)
             shutil.rmtree(place)
 

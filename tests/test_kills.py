@@ -28,7 +28,7 @@ def test_a_command_that_was_cut_short_and_repeated_ends_as_an_undisturbed_one(
     start, tmp_path, name, how
 ):
     numbers = random.Random(name)
-    assert cut_short_and_repeat(name, how, 1, start, tmp_path / "here", numbers) == []
+    assert cut_short_and_repeat(name, how, 1, start, tmp_path / "here", numbers).wrong == []
 
 
 @pytest.mark.slow
@@ -36,4 +36,5 @@ def test_photos_sent_to_a_service_that_is_killed_are_there_once_when_they_are_se
     start, tmp_path
 ):
     pytest.importorskip("fastapi", reason="pip install 'cwf-milvus[serve]'")
-    assert cut_uploads_short(1, start, tmp_path / "here") == []
+    numbers = random.Random(18)
+    assert cut_uploads_short("kill", 1, start, tmp_path / "here", numbers).wrong == []

@@ -235,3 +235,77 @@ def test_damaged_receipts_are_told_and_make_no_loss(tmp_path):
         photos.verify(accept=True)
         outcome = photos.verify()
         assert (outcome.ok, outcome.expected) == (True, 2)
+
+
+def former(photos, *numbers):
+    """Return rows as they are, to be put back behind our back."""
+    rows = photos.raw_rows(uris(*numbers))
+    return [photos.layout.with_metadata(r, photos.layout.metadata_of(r)) for r in rows.values()]
+
+
+@on_a_server_too
+def test_a_lost_update_of_fields_is_named_until_it_is_given_again_or_given_up(photos):
+    photos.upsert(some(3), [{"n": i} for i in range(3)])
+    rows = former(photos, 0, 1)
+    assert photos.set_metadata({uri: {"n": 9} for uri in uris(0, 1, 2)}) == uris(0, 1, 2)
+    assert photos.verify().ok
+    photos.store.write(photos.name, rows)
+    outcome = photos.verify()
+    assert (outcome.ok, outcome.outdated, outcome.damaged) == (False, uris(0, 1), [])
+    assert "2 rows have the user's fields of before an update that was lost" in str(outcome)
+    photos.set_metadata({uris(0)[0]: {"n": 9}})
+    assert photos.verify().outdated == uris(1)
+    photos.verify(accept=True)
+    assert photos.verify().ok
+
+
+@pytest.mark.parametrize("after", ["updated", "stored", "removed and stored", "moved"])
+def test_a_photo_that_was_written_again_after_an_update_has_lost_none(photos, after):
+    photos.upsert(some(2), [{"n": 0}] * 2)
+    photos.set_metadata({uri: {"n": 1} for uri in uris(0, 1)})
+    if after == "updated":
+        photos.set_metadata({uris(0)[0]: {"n": 0}})
+    elif after == "moved":
+        photos.move({uris(0)[0]: uris(1)[0]})
+    else:
+        if after == "removed and stored":
+            photos.remove(uris(0))
+        photos.upsert(some(1), [{"n": 0}])
+    assert photos.verify().ok
+
+
+@pytest.mark.parametrize("killed", ["_give", "_write"])
+@pytest.mark.parametrize("again", ["stored", "updated"])
+def test_a_kill_before_the_note_of_an_update_makes_no_loss(photos, monkeypatch, killed, again):
+    photos.upsert(some(1), [{"n": 0}])
+    photos.set_metadata({uris(0)[0]: {"n": 1}})
+
+    def work():
+        if again == "stored":
+            photos.upsert(some(1), [{"n": 2}])
+        else:
+            photos.set_metadata({uris(0)[0]: {"n": 2}})
+
+    killed_at(monkeypatch, Ledger, killed, work)
+    (row,) = photos.get(uris(0))
+    assert row.metadata == {"n": 2}
+    assert photos.verify().ok
+
+
+def test_threads_that_update_and_store_the_same_photos_lose_no_update(photos):
+    photos.upsert(some(3), [{"n": 0}] * 3)
+
+    def work(seed):
+        with InstanceCollection.open(photos.store.uri, photos.name) as one:
+            for i in range(6):
+                if (i + seed) % 3:
+                    one.set_metadata({uri: {"n": [seed, i]} for uri in uris(0, 1, 2)})
+                else:
+                    one.upsert(some(3), [{"n": [seed, i]}] * 3)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        assert photos.verify().outdated == []  # others write while it reads
+    assert photos.verify().ok

@@ -1,6 +1,8 @@
 """An exported collection read back is the same collection."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -133,3 +135,16 @@ def test_an_import_never_goes_into_another_collection(tmp_path):
     exported(tmp_path / "a.db", tmp_path / "out")
     with pytest.raises(CollectionError, match="is not of"):
         import_collection(tmp_path / "out", tmp_path / "a.db")
+
+
+def test_an_export_leaves_the_programs_logging_as_it_was(tmp_path):
+    filled(tmp_path / "a.db")
+    script = (
+        "import logging, sys; from cwf_milvus.collection import InstanceCollection as C\n"
+        "from cwf_milvus.store.parquet import export_collection\n"
+        "with C.open(sys.argv[1], 'photos') as photos: export_collection(photos, sys.argv[2])\n"
+        "print(logging.root.handlers, logging.root.level)"
+    )
+    words = [sys.executable, "-c", script, tmp_path / "a.db", tmp_path / "out"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("[] 30\n", "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -50,3 +51,17 @@ def test_a_search_like_a_stored_photo_loads_no_torch_and_names_classes(photos_db
     place, uri = photos_db
     shown = run("torch,timm,torchvision,sklearn,cv2", "search", "--uri", place, "--like", uri)
     assert "sha256:" in shown
+
+
+@pytest.mark.parametrize("given", [{}, {"OPENBLAS_NUM_THREADS": "3", "OMP_WAIT_POLICY": "ACTIVE"}])
+def test_threads_of_a_search_sleep_while_they_wait_unless_they_are_told_otherwise(tmp_path, given):
+    names = ["OPENBLAS_NUM_THREADS", "OMP_WAIT_POLICY"]
+    script = (
+        f"import os; from cwf_milvus.cli import main; main(['search', 'x.png']); "
+        f"print([os.environ.get(name) for name in {names}])"
+    )
+    environ = {name: value for name, value in os.environ.items() if name not in names} | given
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, env=environ
+    )
+    assert done.stdout.splitlines()[-1] == str(list(given.values()) or ["1", "PASSIVE"])

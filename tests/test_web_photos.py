@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -232,10 +233,17 @@ def test_photos_that_are_dropped_are_stored_found_and_kept_under_safe_names(
     tmp_path: Path,
 ) -> None:
     encoder = fitted(descriptor="both")
+    (tmp_path / "added").mkdir()
+    old, new = (tmp_path / "added" / f".{letter * 16}.part" for letter in "ab")
+    for part in (old, new):
+        part.write_bytes(b"half a photo")
+    os.utime(old, (1e9, 1e9))  # of a service that was killed; the other may be being written
     with (
         InstanceCollection.create(tmp_path / "photos.db", "photos", encoder) as photos,
         served({"photos": photos}, tmp_path, writable=True) as client,
     ):
+        assert (old.exists(), new.exists()) == (False, True)
+        new.unlink()
         cat, cup = jpeg(CHELSEA), jpeg(COFFEE)
         told = drop(
             client,

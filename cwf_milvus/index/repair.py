@@ -13,7 +13,7 @@ from typing import Any
 from cwf_milvus.encode.saved import Saved
 from cwf_milvus.errors import CollectionError, CwfError, ImageError
 from cwf_milvus.index.altogether import PhotosAltogether
-from cwf_milvus.index.metadata import MetadataSource
+from cwf_milvus.index.metadata import Metadata, MetadataSource
 from cwf_milvus.photos.sources import read_bytes
 from cwf_milvus.store.client import Store
 from cwf_milvus.store.lite import checked_path
@@ -40,6 +40,7 @@ class Repair:
         written: uris of photos whose rows were written anew.
         proven: how many of these are, by their former checksums, bit for bit what they were.
         removed: uris of rows that had been removed and were back.
+        updated: uris of rows that had lost an update of the user's fields, and have them again.
         unreadable: (uri, reason) of lost or damaged photos that could not be read again.
         made_again: other things that were made anew, a line each.
         left: what could not be mended, a line each.
@@ -51,6 +52,7 @@ class Repair:
     written: list[str] = field(default_factory=list)
     proven: int = 0
     removed: list[str] = field(default_factory=list)
+    updated: list[str] = field(default_factory=list)
     unreadable: list[tuple[str, str]] = field(default_factory=list)
     made_again: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
@@ -84,6 +86,7 @@ class Repair:
                 "damaged: give --metadata FILE to write them again"
             )
         lines += _named("removed again", self.removed)
+        lines += _named("fields written again", self.updated)
         lines += _named("lost", [f"{uri!r}: {reason}" for uri, reason in self.unreadable])
         lines += [f"left: {line}" for line in self.left]
         return "\n".join([*lines, str(self.after)])
@@ -114,7 +117,8 @@ def repair(
         token: for a server.
         weights: the network's checkpoint, for an encoder that is not the default's.
         device: where the network runs.
-        metadata: fields of photos that are written anew, as in `InstanceCollection.add`.
+        metadata: fields of photos that are written anew, or lost an update of theirs, as in
+            `InstanceCollection.add`.
         progress: show progress bars on standard error.
 
     Raises:
@@ -163,6 +167,8 @@ def _mend(collection: PhotosAltogether, metadata: MetadataSource, progress: bool
     todo = [*found.missing, *(uri for uri, _ in found.damaged)]
     for start in range(0, len(todo), _AT_ONCE):
         _write_anew(collection, todo[start : start + _AT_ONCE], metadata, outcome, progress)
+    if found.outdated and metadata is not None:
+        _tell_again(collection, found.outdated, Metadata.read(metadata), outcome)
     wrong = verify(collection) if todo or found.returned else found
     if collection.class_rows is not None and wrong.class_rows:
         _mend_class_rows(collection)
@@ -215,8 +221,20 @@ def _write_anew(
         for uri in written
         if uri in old and uri in new and (one := _former(collection, old[uri], new))
     ]
-    collection.store.write(collection.name, former)
+    with collection.ledger.storing([row["uri"] for row in former]):
+        collection.store.write(collection.name, former)
     outcome.proven += len(former)
+
+
+def _tell_again(
+    collection: PhotosAltogether, uris: Sequence[str], metadata: Metadata, outcome: Repair
+) -> None:
+    """Write fields again whose last update was lost; the metadata that is given is right."""
+    there = {row.uri: row.metadata for row in collection.get(uris) if row is not None}
+    told = {uri: new for uri in there if (new := metadata.of(uri)) is not None}
+    changed = collection.set_metadata({uri: new.over(there[uri]) for uri, new in told.items()})
+    collection.ledger.forget_updates([uri for uri in told if uri not in changed])
+    outcome.updated += told
 
 
 def _former(

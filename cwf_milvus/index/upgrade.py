@@ -93,7 +93,8 @@ def _complete(
         except CwfError as error:
             report.failed.append((str(row["uri"]), str(error)))
     if done:
-        collection.store.write(collection.name, done)
+        with collection.ledger.storing([row["uri"] for row in done]):
+            collection.store.write(collection.name, done)
     report.updated += len(done)
 
 

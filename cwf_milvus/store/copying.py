@@ -177,7 +177,8 @@ class _Copy:
         there.create()
         receipts: dict[str, str] = {}  # new key to old; those of an earlier life of the name stay
         for row in here.store.scan(here.name, "key"):
-            if row["key"].startswith(self._rows.sidecar.prefix):
+            ours = row["key"].startswith(self._rows.sidecar.prefix)
+            if ours and not here.is_update(row["key"]):  # which may be later than the row's copy
                 receipts[mark + row["key"].removeprefix(self._rows.sidecar.prefix)] = row["key"]
         stale = [row["key"] for row in there.store.scan(there.name, "key")]
         there.store.delete(there.name, "key", [key for key in stale if key not in receipts])

@@ -5,13 +5,17 @@ and however often. A removal is noted before the row is deleted, closed after, a
 the photo's name: a row that is there all the same has come back, or its removal was interrupted.
 Receipts and removals are rows of different keys and have their times, so that neither of two
 writers undoes what the other noted: one that stored a photo before it was removed owes no row.
+
+An update of the user's fields is noted with the checksum that the row has from then on: a row that
+is whole, and has another, has lost it. Whoever stores the photo again forgets that first, and who
+noted it looks whether the row still has it, so that no loss is told where two updated at once.
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,7 +28,7 @@ from cwf_milvus.store.packing import Text
 from cwf_milvus.store.side import SideCollection
 
 _AT_ONCE = 1000
-_STORED, _REMOVED = "stored/", "removed/"
+_KINDS = _STORED, _REMOVED, _UPDATED = "stored/", "removed/", "updated/"
 _NEVER = 2**63 - 1  # when a removal ended that has not
 
 
@@ -35,10 +39,12 @@ class Account:
     Attributes:
         stored: to the time when the photo was about to be stored.
         removed: to the times when its last removal began and ended.
+        updated: to the checksum that the row got when its fields were last replaced, and when.
     """
 
     stored: dict[bytes, int] = field(default_factory=dict)
     removed: dict[bytes, tuple[int, int]] = field(default_factory=dict)
+    updated: dict[bytes, tuple[str, int]] = field(default_factory=dict)
 
     def owes(self, photo: bytes) -> bool:
         """Tell whether there must be a row of a photo."""
@@ -49,6 +55,11 @@ class Account:
         """Tell whether there must be no row of a photo."""
         began, _ = self.removed.get(photo, (0, 0))
         return began > self.stored.get(photo, 0)
+
+    def outdates(self, photo: bytes, checksum: str) -> bool:
+        """Tell whether a whole row is not the one that the last update of its fields left."""
+        noted, began = self.updated.get(photo, ("", 0))
+        return bool(noted) and noted != checksum and began >= self.stored.get(photo, 0)
 
 
 class Ledger(SideCollection):
@@ -85,15 +96,37 @@ class Ledger(SideCollection):
 
     @contextmanager
     def storing(self, uris: Sequence[str]) -> Iterator[None]:
-        """Forget earlier removals of photos, have them stored within, and give their receipts."""
+        """Forget removals and updates of photos, have them stored within, and give receipts."""
         self.create()
-        removals = [self._key(_REMOVED, photo_of(uri)) for uri in uris]
-        past = self.store.fetch_vectors(self.name, "key", removals, [], row_bytes=256)
-        if past:
-            self.store.delete(self.name, "key", list(past))
+        self._forget(uris, (_REMOVED, _UPDATED))
         began = time.time_ns()
         yield
         self._give(uris, began)
+
+    @contextmanager
+    def updating(
+        self, checksums: Mapping[str, str], look: Callable[[Sequence[str]], Mapping[str, str]]
+    ) -> Iterator[None]:
+        """Have rows stored within as `storing` does, and note what they are from then on.
+
+        Args:
+            checksums: uri to the new row's.
+            look: returns the same of rows that are there, whoever wrote them last.
+        """
+        with self.storing(list(checksums)):
+            yield
+        now = time.time_ns()
+        noted = [
+            (self._key(_UPDATED, photo_of(u)), told, now, now) for u, told in checksums.items()
+        ]
+        self._write(noted)
+        there = look(list(checksums))
+        self._forget([uri for uri in checksums if there.get(uri) != checksums[uri]], (_UPDATED,))
+
+    def forget_updates(self, uris: Sequence[str]) -> None:
+        """Take the fields of photos as they are for right."""
+        self.create()
+        self._forget(uris, (_UPDATED,))
 
     @contextmanager
     def removing(self, there: Sequence[str], asked: Sequence[str]) -> Iterator[None]:
@@ -111,7 +144,8 @@ class Ledger(SideCollection):
         self._note(photos, began, _NEVER)
         yield
         self._note(photos, began, time.time_ns())
-        self.store.delete(self.name, "key", [self._key(_STORED, photo) for photo in photos])
+        told = [self._key(kind, photo) for photo in photos for kind in (_STORED, _UPDATED)]
+        self.store.delete(self.name, "key", told)
 
     def account(self, photos: Iterable[bytes] | None = None) -> Account:
         """Return what it says of some photos, or all; damaged receipts count for nothing."""
@@ -119,7 +153,7 @@ class Ledger(SideCollection):
         if photos is None:
             rows: Iterable[Mapping[str, Any]] = self.store.scan(self.name, "key", _FIELDS)
         else:
-            keys = [self._key(kind, photo) for photo in photos for kind in (_STORED, _REMOVED)]
+            keys = [self._key(kind, photo) for photo in photos for kind in _KINDS]
             found = self.store.fetch(self.name, "key", keys, _FIELDS, row_bytes=2 * URI_BYTES)
             rows = found.values()
         account = Account()
@@ -129,6 +163,8 @@ class Ledger(SideCollection):
                 account.stored[photo] = int(row["began"])
             elif kind == _REMOVED:
                 account.removed[photo] = int(row["began"]), int(row["ended"])
+            elif kind == _UPDATED:
+                account.updated[photo] = str(row["uri"]), int(row["began"])
         return account
 
     def names(self, photos: Iterable[bytes]) -> dict[bytes, str]:
@@ -155,6 +191,10 @@ class Ledger(SideCollection):
         self.store.delete(self.name, "key", [*gone, *self._damaged()])
         self._give(there, time.time_ns())
 
+    def is_update(self, key: str) -> bool:
+        """Tell whether a key is that of an update's note."""
+        return key.removeprefix(self._prefix).startswith(_UPDATED)
+
     def verify(self) -> list[str]:
         """Return what is wrong with it: receipts that are damaged."""
         self.create()
@@ -165,6 +205,12 @@ class Ledger(SideCollection):
         rows = self.store.scan(self.name, "key", _FIELDS)
         ours = (row for row in rows if row["key"].startswith(self._prefix))
         return [row["key"] for row in ours if not self._parsed(row)[0]]
+
+    def _forget(self, uris: Sequence[str], kinds: Sequence[str]) -> None:
+        keys = [self._key(kind, photo_of(uri)) for uri in uris for kind in kinds]
+        past = self.store.fetch_vectors(self.name, "key", keys, [], row_bytes=256) if keys else {}
+        if past:
+            self.store.delete(self.name, "key", list(past))
 
     def _give(self, uris: Sequence[str], began: int) -> None:
         self._write([(self._key(_STORED, photo_of(uri)), uri, began, began) for uri in uris])
@@ -186,12 +232,14 @@ class Ledger(SideCollection):
     def _parsed(self, row: Mapping[str, Any]) -> tuple[str, bytes]:
         """Return kind and photo of a row; ("", b"") for one that is not ours, or damaged."""
         key = str(row["key"]).removeprefix(self._prefix)
-        kind = next((kind for kind in (_STORED, _REMOVED) if key.startswith(kind)), "")
+        kind = next((kind for kind in _KINDS if key.startswith(kind)), "")
         try:
             photo = bytes.fromhex(key.removeprefix(kind))
         except ValueError:
             return "", b""
-        is_whole = kind == _REMOVED or (kind == _STORED and photo == photo_of(str(row["uri"])))
+        is_whole = kind in (_REMOVED, _UPDATED) or (
+            kind == _STORED and photo == photo_of(str(row["uri"]))
+        )
         return (kind, photo) if is_whole and str(row["key"]).startswith(self._prefix) else ("", b"")
 
 

@@ -8,6 +8,7 @@ name: what several workers wrote of one collection goes into one.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import logging
 import shutil
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
@@ -170,7 +172,7 @@ def checked_export(folder: str | Path) -> Path:
             f"{str(folder)!r} is there, and is no earlier export: name another folder"
         )
     try:
-        import pymilvus.bulk_writer  # noqa: F401
+        _bulk_writer()
     except ImportError as error:
         raise SettingsError(
             f"pymilvus' bulk writer is not whole ({error}): pip install 'cwf-milvus[bulk]'"
@@ -196,14 +198,14 @@ def _tables(
         found = _side_rows(rows, side.name, side.schema())
         if isinstance(side, ClassRows | Augmented | Graph):
             yield side.suffix, side.schema(), found
-        else:  # these hold other lives of the name too
+        else:  # these hold other lives of the name too, and updates since the rows were read
             yield (
                 side.suffix,
                 side.schema(),
                 (
                     {**row, "key": f"{mark}/{row['key'].removeprefix(prefix)}"}
                     for row in found
-                    if row["key"].startswith(prefix)
+                    if row["key"].startswith(prefix) and not rows.ledger.is_update(row["key"])
                 ),
             )
 
@@ -230,13 +232,11 @@ def _side_rows(rows: PhotoRows, name: str, schema: CollectionSchema) -> Iterator
 
 def _written(folder: Path, schema: CollectionSchema, rows: Iterator[_Row]) -> tuple[list[str], int]:
     """Write one collection's files; returns their names and how many rows they have."""
-    from pymilvus.bulk_writer import BulkFileType, LocalBulkWriter  # brings pandas
-
-    logging.getLogger("bulk_writer").setLevel(logging.WARNING)
+    bulk = _bulk_writer()
     folder.mkdir()
     schema.verify()
-    writer = LocalBulkWriter(
-        schema, str(folder), chunk_size=FILE_BYTES, file_type=BulkFileType.PARQUET
+    writer = bulk.LocalBulkWriter(
+        schema, str(folder), chunk_size=FILE_BYTES, file_type=bulk.BulkFileType.PARQUET
     )
     n = 0
     for row in rows:
@@ -255,6 +255,18 @@ def _written(folder: Path, schema: CollectionSchema, rows: Iterator[_Row]) -> tu
             "the disk, and export again"
         )
     return files, n
+
+
+def _bulk_writer() -> ModuleType:
+    """Import pymilvus' bulk writer, and leave the program's logging as it was: it sets that up."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        return importlib.import_module("pymilvus.bulk_writer")  # brings pandas' readers
+    finally:
+        for name in ("bulk_writer", "pymilvus.bulk_writer"):  # a line for every file, and more
+            logging.getLogger(name).setLevel(logging.WARNING)
+        root.handlers[:], root.level = handlers, level
 
 
 def _plain(value: Any) -> Any:

@@ -189,12 +189,17 @@ class PhotoRows(WithEncoder):
             at_once = max(1, MESSAGE_BYTES // self.layout.row_bytes)
             for start in range(0, len(changed), at_once):
                 rows = self.raw_rows(changed[start : start + at_once])
-                if rows:
-                    self.store.write(
-                        self.name,
-                        [self.layout.with_metadata(row, told[uri]) for uri, row in rows.items()],
-                    )
+                new = [self.layout.with_metadata(row, told[uri]) for uri, row in rows.items()]
+                if new:
+                    checksums = {row["uri"]: str(row["checksum"]) for row in new}
+                    with self.ledger.updating(checksums, self.checksums):
+                        self.store.write(self.name, new)
         return changed
+
+    def checksums(self, uris: Sequence[str]) -> dict[str, str]:
+        """Return uri to the checksum of the row, for those photos that are there."""
+        found = self.store.fetch(self.name, "uri", uris, ["checksum"])
+        return {uri: str(row["checksum"]) for uri, row in found.items()}
 
     def named(self, names: Names) -> list[str]:
         """Return the uris that names of photos stand for; see `stored_names`."""
@@ -222,7 +227,7 @@ class PhotoRows(WithEncoder):
     def get(
         self, uris: Names, *, vectors: bool = False, filter: str | None = None
     ) -> list[Row | None]:
-        """Return the rows of photos, in the order asked for; None for one that is not there.
+        """Return the rows of photos, as asked for; None for one that is not there.
 
         Args:
             uris: of the photos, one or several; see `stored_names`.
@@ -234,13 +239,10 @@ class PhotoRows(WithEncoder):
             SettingsError: something that is no name.
         """
         asked = self.named(uris)
+        fields = [*_SHOWN, *(self.layout.vector_fields if vectors else ())]
+        row_bytes = self.layout.row_bytes if vectors else 4096
         found = self.store.fetch(
-            self.name,
-            "uri",
-            asked,
-            [*_SHOWN, *(self.layout.vector_fields if vectors else ())],
-            row_bytes=self.layout.row_bytes if vectors else 4096,
-            filter=filter,
+            self.name, "uri", asked, fields, row_bytes=row_bytes, filter=filter
         )
         return [as_row(self.layout, found[uri]) if uri in found else None for uri in asked]
 

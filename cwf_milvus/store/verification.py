@@ -13,7 +13,7 @@ import numpy as np
 from cwf_milvus.errors import CollectionError, StoreError
 from cwf_milvus.store.augmentation import Augmented
 from cwf_milvus.store.client import MESSAGE_BYTES
-from cwf_milvus.store.ledger import photo_of
+from cwf_milvus.store.ledger import Account, photo_of
 from cwf_milvus.store.photo_rows import PhotoRows
 from cwf_milvus.store.rows import as_row
 
@@ -71,6 +71,7 @@ class Verification:
         missing: the uris of those whose names are known: all, but for collections of version 0.1.
         returned: uris of rows that were removed and are there.
         unnoted: how many rows are there of which nothing was noted.
+        outdated: uris of rows that lost the last update of their fields: the former ones are back.
         damaged: (uri, reason) of each row that is not whole.
         read: rows that were read whole, and held against their checksums.
         searched: stored descriptors that were searched for.
@@ -89,6 +90,7 @@ class Verification:
     missing: list[str] = field(default_factory=list)
     returned: list[str] = field(default_factory=list)
     unnoted: int = 0
+    outdated: list[str] = field(default_factory=list)
     damaged: list[tuple[str, str]] = field(default_factory=list)
     read: int = 0
     searched: int = 0
@@ -104,7 +106,8 @@ class Verification:
     def ok(self) -> bool:
         """Whether nothing is lost, damaged, or back, and no file that was looked at is another."""
         files_ok = self.originals is None or self.originals.ok
-        return files_ok and not (self.lost or self.returned or self.damaged or self._parts)
+        wrong = (self.lost, self.returned, self.outdated, self.damaged, self._parts)
+        return files_ok and not any(wrong)
 
     @property
     def _parts(self) -> list[str]:
@@ -137,6 +140,13 @@ class Verification:
                 f"{self.unnoted} more rows than were noted: a run was interrupted just after it "
                 "stored them" + ("; they are noted now" if self.ok else "")
             )
+        if self.outdated:
+            lines.append(
+                f"{len(self.outdated)} rows have the user's fields of before an update that was "
+                "lost. Give it again (index --metadata), or verify with accept to keep what is "
+                "there"
+            )
+            lines += _named("update lost", [repr(uri) for uri in self.outdated])
         lines += _named("damaged", [f"{uri!r}: {reason}" for uri, reason in self.damaged])
         if self.damaged:
             lines.append("`cwf-milvus repair`, or adding their photos again, writes them anew")
@@ -183,6 +193,11 @@ def verify(collection: PhotoRows, *, accept: bool = False, quick: bool = False) 
         if collection.class_rows is not None and not quick:
             whole = [as_row(collection.layout, rows[u]) for u in chosen if not reasons[u]]
             n_unlike += collection.class_rows.unlike([row.unpack() for row in whole])
+        outcome.outdated += [
+            uri
+            for uri in chosen
+            if not reasons[uri] and account.outdates(photo_of(uri), rows[uri]["checksum"])
+        ]
         for uri in part:
             photo = photo_of(uri)
             owed.discard(photo)
@@ -190,7 +205,7 @@ def verify(collection: PhotoRows, *, accept: bool = False, quick: bool = False) 
                 outcome.returned.append(uri)
             elif photo not in account.stored:
                 unnoted.append(uri)
-    _look_again(collection, outcome, owed, unnoted)
+    _look_again(collection, outcome, account, owed, unnoted)
     outcome.lost = max(len(outcome.missing), at_least - outcome.rows)
     outcome.unnoted = max(0, len(unnoted) - max(0, counted))
     outcome.encoder, outcome.ledger = collection.sidecar.verify(), ledger.verify()
@@ -209,6 +224,7 @@ def verify(collection: PhotoRows, *, accept: bool = False, quick: bool = False) 
     if accept:
         lost, back = map(photo_of, outcome.missing), map(photo_of, outcome.returned)
         ledger.settle([*unnoted, *outcome.returned], lost, back)
+        ledger.forget_updates(outcome.outdated)
         collection.sidecar.forget_counts()
     elif outcome.ok:
         with suppress(StoreError):  # a disk may be full, and all is well without
@@ -232,12 +248,17 @@ def damaged_rows(collection: PhotoRows, uris: Iterable[str]) -> set[str]:
 
 
 def _look_again(
-    collection: PhotoRows, outcome: Verification, owed: set[bytes], unnoted: list[str]
+    collection: PhotoRows,
+    outcome: Verification,
+    before: Account,
+    owed: set[bytes],
+    unnoted: list[str],
 ) -> None:
     """Name the lost, and leave out what others stored or removed while the rows were read."""
     ledger = collection.ledger
     names = ledger.names(owed)
     asked = [*names.values(), *outcome.returned, *unnoted, *(uri for uri, _ in outcome.damaged)]
+    asked += outcome.outdated
     account = ledger.account(map(photo_of, asked))
     there = collection.contents([*names.values(), *outcome.returned])
     outcome.missing = sorted(
@@ -245,6 +266,12 @@ def _look_again(
     )
     outcome.returned = [
         uri for uri in outcome.returned if account.removes(photo_of(uri)) and uri in there
+    ]
+    outcome.outdated = [  # of a note that stood while the row was read
+        uri
+        for uri in outcome.outdated
+        if before.updated[photo_of(uri)] == account.updated.get(photo_of(uri))
+        and account.outdates(photo_of(uri), "")
     ]
     unnoted[:] = [
         uri for uri in unnoted if not {photo_of(uri)} & {*account.stored, *account.removed}

@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 
 from cwf_milvus.collection import InstanceCollection
 from cwf_milvus.errors import CollectionError, CwfError, ImageError, StoreError
+from cwf_milvus.files import drop_parts
 from cwf_milvus.web import adding, asking, looking, watching
 from cwf_milvus.web.answering import words_of
 from cwf_milvus.web.guard import Guard
@@ -52,6 +53,8 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.service = service = Service(collections, settings, metrics)
+        if settings.writable:
+            await asyncio.to_thread(drop_parts, settings.added)
         try:
             await service.start()
             yield
