@@ -50,7 +50,7 @@ def vectors(folder: Path) -> Made:
         *fields, last = STORED[kind].fields(room)
         row = dict.fromkeys(fields, "") | {last: text}
         if kind == "regions" and number % 4 > 1:
-            row = {name: text for name in [*fields, last]}
+            row = dict.fromkeys([*fields, last], text)
         with suppress(CollectionError):
             for array in STORED[kind].read(row, room).values():
                 if isinstance(array, Int4Vectors):
@@ -339,7 +339,7 @@ def backup_parts(folder: Path) -> Made:
             rows = json.loads(data)
             for row in rows:
                 given = {**row, "descriptor": _floats(row["descriptor"])}
-                row["checksum"] = layout.checksum({k: v for k, v in given.items()})
+                row["checksum"] = layout.checksum(given)
             return json.dumps(rows).encode()
         return data
 

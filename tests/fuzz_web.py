@@ -208,7 +208,7 @@ def web(folder: Path) -> Made:
 def web_locked(folder: Path) -> Made:
     """The service as it is shown to others: with a token, and no paths."""
     more = {"names": ("photos.example",), "strip_exif": True, "hide_paths": True}
-    talk, photos, _ = _service(folder, token=TOKEN, **more)
+    talk, _, _ = _service(folder, token=TOKEN, **more)
     bearer = f"Authorization: Bearer {TOKEN}"
     page = talk(f"GET /api/photos HTTP/1.1\r\nHost: localhost\r\n{bearer}\r\n\r\n".encode())
     name = json.loads(page.partition(b"\r\n\r\n")[2])["photos"][0]["uri"]
