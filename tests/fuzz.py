@@ -44,27 +44,20 @@ def main() -> int:
     options.add_argument("seconds", type=float, nargs="?", default=60.0, help="in all")
     options.add_argument("targets", nargs="*", metavar="TARGET", help="all, where none is named")
     options.add_argument("--corpus", type=Path, help="a folder; else a new one, which is named")
-    options.add_argument("--again", type=Path, help="an input: only this, for one target")
+    options.add_argument("--again", nargs=2, metavar=("FILE", "TARGET"), help="one input alone")
     options.add_argument("--child", type=float, help=argparse.SUPPRESS)
-    words = sys.argv[1:]
-    if "--again" in words and words[-1:] and not _is_number(words[-1]):
-        words = ["0", *words]  # FILE TARGET
-    given = options.parse_args(words)
+    given = options.parse_args()
     try:
         import atheris
     except ImportError:
         print("atheris is not installed: pip install atheris", file=sys.stderr)
         return 2
     if given.again is not None:
-        return _once(atheris, given.targets[0], given.again)
+        return _once(atheris, given.again[1], Path(given.again[0]))
     corpus = given.corpus or Path(tempfile.mkdtemp(prefix="cwf-milvus-fuzz-"))
     if given.child is not None:
         _fuzz(atheris, given.targets[0], given.child, corpus)
     return _all(given.seconds, given.targets, corpus.absolute())
-
-
-def _is_number(word: str) -> bool:
-    return word.replace(".", "", 1).isdigit()
 
 
 @dataclass
