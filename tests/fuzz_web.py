@@ -40,9 +40,9 @@ class _Inline:
 class _Wire(asyncio.Transport):
     """A connection of which what is written is kept."""
 
-    def __init__(self) -> None:
+    def __init__(self, lost: Callable[[None], None]) -> None:
         super().__init__()
-        self.sent, self.closed = bytearray(), False
+        self.sent, self.closed, self.lost = bytearray(), False, lost
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return {"peername": ("127.0.0.1", 5), "sockname": ("127.0.0.1", 8765)}.get(name, default)
@@ -51,7 +51,9 @@ class _Wire(asyncio.Transport):
         self.sent += data
 
     def close(self) -> None:
-        self.closed = True
+        if not self.closed:
+            self.closed = True
+            asyncio.get_running_loop().call_soon(self.lost, None)
 
     def is_closing(self) -> bool:
         return self.closed
@@ -124,7 +126,8 @@ def _service(folder: Path, **options: Any) -> tuple[Callable[[bytes], bytes], An
     state = ServerState()
 
     async def one(data: bytes) -> bytes:
-        wire, protocol = _Wire(), Patient(config=config, server_state=state, app_state={})
+        protocol = Patient(config=config, server_state=state, app_state={})
+        wire = _Wire(protocol.connection_lost)
         protocol.connection_made(wire)
         protocol.data_received(data)
         await asyncio.sleep(0)
@@ -133,7 +136,8 @@ def _service(folder: Path, **options: Any) -> tuple[Callable[[bytes], bytes], An
             cycle = protocol.cycle
             if not done and cycle is not None and cycle.more_body:
                 break  # it waits for what will not come
-        protocol.connection_lost(None)
+        wire.close()
+        await asyncio.sleep(0)
         if state.tasks:
             _, late = await asyncio.wait(set(state.tasks), timeout=_PATIENCE)
             assert not late, "a request never ends"
