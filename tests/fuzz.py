@@ -6,7 +6,7 @@ that the next run goes on from there, and findings in DIR/findings/TARGET: an er
 does not document, a crash, more than 5 seconds of processor time, or more than 1 GiB of memory.
 `python tests/fuzz.py --again FILE TARGET` gives a target one input, and shows what comes of it.
 
-Atheris is no dependency, since it has no wheels for every platform: `pip install atheris`.
+Atheris is no dependency of ours: `pip install atheris`.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ _HUNG, _MOST_MEMORY = 60, 6144  # seconds, MiB: libFuzzer ends the process there
 _START = 3  # seconds: less are not worth a process
 _STARTS = 40  # of a process, for one target
 _SAME = 3  # inputs that are kept of findings that look alike
+_ENDED = re.compile(r"SUMMARY: (.*)")
 _STATUS = re.compile(r"^#\d+\s+\w+\s+cov: (\d+) ft: (\d+)", re.MULTILINE)
 
 
@@ -111,34 +112,34 @@ def _target(name: str, seconds: float, corpus: Path) -> Outcome:
     """Fuzz one target for its time, in a process that is started again where it ends early."""
     outcome, found = Outcome(), corpus / "findings" / name
     found.mkdir(parents=True, exist_ok=True)
-    old = {file.name for file in found.iterdir()}
-    started = time.monotonic()
+    log, state = found / "log.txt", found / "state.json"
+    started, began = time.monotonic(), time.time()
     for number in range(_STARTS):
         left = seconds - (time.monotonic() - started)
         if left < _START and number:
             break
-        log, state = found / "log.txt", found / "state.json"
         state.unlink(missing_ok=True)
         command = [sys.executable, __file__, "0", name, "--child", str(left)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": _python_path()}
-        with log.open("wb") as file:
+        with log.open("wb") as file, tempfile.TemporaryDirectory(prefix="fuzz-") as scratch:
+            paths = {"PYTHONPATH": _python_path(), "TMPDIR": scratch}
             ended = subprocess.run(
                 [*command, "--corpus", str(corpus)],
                 check=False,
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                env=environment,
+                env={**os.environ, **paths, "OMP_NUM_THREADS": "1"},
             )
-        _add(outcome, state, log.read_text("utf-8", "replace"))
+        told = log.read_text("utf-8", "replace")
+        _add(outcome, state, told)
         if ended.returncode:
-            last = log.read_text("utf-8", "replace").splitlines()[-40:]
-            (found / f"ended-{int(time.time())}.txt").write_text("\n".join(last))
+            words = _ENDED.findall(told)[-1:] or [f"ends with {ended.returncode}"]
+            last = "\n".join([*words, *told.splitlines()[-40:]])
+            (found / f"ended-{number}.txt").write_text(last, "utf-8")
     outcome.seconds = time.monotonic() - started
-    for file in sorted(found.iterdir()):
-        if file.name not in old and file.suffix == ".txt" and file.name != "log.txt":
-            words = file.read_text("utf-8", "replace").splitlines()
-            told = words[0] if file.name.startswith("found-") else "it ended"
-            outcome.findings.setdefault(told, str(file))
+    for file in sorted({*found.glob("found-*.txt"), *found.glob("ended-*.txt")}):
+        if file.stat().st_mtime >= began:
+            words = file.read_text("utf-8", "replace").splitlines()[:1]
+            outcome.findings.setdefault(words[0], str(file))
     return outcome
 
 
