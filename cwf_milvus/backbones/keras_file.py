@@ -1,7 +1,7 @@
 """The arrays of a Keras file, by h5py; run as a program, in a process that may be lost.
 
-libhdf5 goes round for ever on some damaged files, and has crashed on others. Only numpy and h5py
-are imported here, so that the process starts at once.
+libhdf5 goes round for ever on some damaged files, in C, where no signal ends it but a kill. Only
+numpy and h5py are imported here, so that the process starts at once.
 """
 
 from __future__ import annotations
