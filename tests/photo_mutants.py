@@ -27,9 +27,9 @@ from cwf_milvus.photos.limits import MAX_PIXELS
 _NUMBERS = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 
 
-def samples() -> dict[str, list[bytes]]:
+def samples(size: tuple[int, int] = (150, 100)) -> dict[str, list[bytes]]:
     """Return whole photos of each format, in the ways that it can be written."""
-    cat = PIL.Image.fromarray(photos.chelsea()).resize((150, 100))
+    cat = PIL.Image.fromarray(photos.chelsea()).resize(size)
     turned = PIL.Image.Exif()
     turned[0x0112] = 6
     alpha = cat.copy()

@@ -4,6 +4,7 @@ import shutil
 import struct
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cwf_milvus.backbones import convert
+from cwf_milvus.backbones import keras_file as keras_reader
 from cwf_milvus.backbones.convert import convert_weights
 from cwf_milvus.backbones.vgg import build_vgg16, build_vgg16_cam
 from cwf_milvus.errors import SettingsError, WeightsError
@@ -434,13 +436,40 @@ def test_damage_anywhere_gives_no_other_error(folder: Path) -> None:
     for name, write in (("a.h5", write_named), ("b.h5", write_numbered), ("c", write_caffe)):
         write(folder / name, arrays)
         content = np.fromfile(folder / name, np.uint8)
-        for _ in range(100):
+        for number in range(100):
             damaged = content.copy()
             places = generator.integers(0, min(len(content), 6000), 8)
             damaged[places] = generator.integers(0, 256, 8)
             damaged.tofile(folder / "damaged")
+            if name != "c" and number > 2:  # a process for each would take a minute
+                with suppress(OSError, *keras_reader.DAMAGE):
+                    keras_reader.read_keras(folder / "damaged", convert._SHAPES)
+                continue
             with pytest.raises(WeightsError):
                 convert_weights(folder / "damaged", folder / "out.safetensors")
+
+
+def test_a_file_that_libhdf5_never_ends_with_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with h5py.File(folder / "a.h5", "w") as file:
+        file.attrs["layer_names"] = np.array(["conv1_1"], h5py.string_dtype())
+    content = bytearray((folder / "a.h5").read_bytes())
+    heap = content.index(b"GCOL")
+    content[heap + 24 : heap + 32] = bytes(8)  # a text of no bytes in the heap
+    (folder / "a.h5").write_bytes(content)
+    monkeypatch.setattr(convert, "_SECONDS", 2.0)
+    with pytest.raises(WeightsError, match=r"damaged or no Keras.*takes more than 2 seconds"):
+        convert_weights(folder / "a.h5", folder / "out.safetensors")
+
+
+def test_a_file_that_takes_its_reader_down_is_refused(
+    folder: Path, keras_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "reader.py").write_text("import os\nos.abort()\n")
+    monkeypatch.setattr(keras_reader, "__file__", str(folder / "reader.py"))
+    with pytest.raises(WeightsError, match=r"damaged or no Keras.*took its reader down"):
+        convert_weights(keras_file, folder / "out.safetensors")
 
 
 def test_source_and_target_must_be_what_they_are_called(folder: Path, keras_file: Path) -> None:

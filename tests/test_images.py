@@ -427,6 +427,16 @@ def test_a_truncated_jpeg_is_refused_at_every_scale(progressive, at_least):
         assert "cut off" in refusal(whole[:end], uri="cut.jpg", at_least=at_least)
 
 
+@pytest.mark.parametrize("marker", [b"\xff\xc0", b"\xff\xda"])
+def test_a_jpeg_whose_segments_are_too_short_for_what_they_say_is_refused(marker):
+    whole = encoded(kind="JPEG")
+    at = whole.index(marker)
+    for length in (2, 7 if marker == b"\xff\xc0" else 2):
+        cut = whole[:at] + marker + length.to_bytes(2, "big") + bytes(length - 2)
+        assert "(it is truncated)" in refusal(cut + whole[at + 4 :], uri="short.jpg")
+        assert "(it is truncated)" in refusal(cut, uri="short.jpg")
+
+
 def test_a_zero_byte_photo_is_refused(tmp_path):
     path = tmp_path / "zero.jpg"
     path.touch()

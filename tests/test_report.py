@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from photo_files import encoded
@@ -104,6 +105,37 @@ def test_a_parquet_report_keeps_the_lines_of_a_run_that_was_killed(tmp_path: Pat
         journal.line("/a/b", "added")
     assert [line["uri"] for line in read(file)] == ["/a/a", "/a/b"]
     assert [one.name for one in tmp_path.iterdir()] == ["r.parquet"]
+
+
+def test_a_damaged_parquet_report_is_refused_at_once_and_never_replaced(tmp_path: Path) -> None:
+    file = tmp_path / "r.parquet"
+    with Journal(Report(), file) as journal:
+        journal.line("/a/a", "added")
+    whole = file.read_bytes()
+    numbers = pa.table({name: [[1], [2]] for name in ("uri", "status", "reason")})
+    pq.write_table(numbers, file)
+    for damaged in (file.read_bytes(), whole[:4] + bytes(60) + whole[64:]):
+        file.write_bytes(damaged)
+        with pytest.raises(SettingsError, match="is no report of an earlier run"):
+            opened(file)
+        file.unlink()
+        report = opened(file)
+        report.line("/a/b", "added", "")
+        file.write_bytes(damaged)
+        with pytest.raises(OSError, match="another file is there by now"):
+            report.close()
+        assert file.read_bytes() == damaged
+        assert "/a/b" in (tmp_path / "r.parquet.lines").read_text()
+
+
+def test_lines_of_a_killed_run_that_are_none_of_a_report_are_left_out(tmp_path: Path) -> None:
+    file = tmp_path / "r.parquet"
+    (tmp_path / "r.parquet.lines").write_text(
+        '{"uri": "/a/a", "status": "added"}\n5\n[]\n{"summary": 1}\n' + "[" * 100_000 + "\n"
+    )
+    with Journal(Report(), file) as journal:
+        journal.line("/a/b", "added")
+    assert [line["uri"] for line in read(file)] == ["/a/a", "/a/b"]
 
 
 def test_a_report_in_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from photo_files import CHELSEA, encoded, refusal, saved
 from cwf_milvus.errors import ImageError
 from cwf_milvus.photos.images import load_image
 from cwf_milvus.photos.listing import list_photos
-from cwf_milvus.photos.sources import PHOTO_SUFFIXES, read_bytes, uri_of
+from cwf_milvus.photos.sources import PHOTO_SUFFIXES, read_bytes, size_of, uri_of
 
 
 @pytest.fixture(autouse=True)
@@ -85,6 +85,17 @@ def test_a_name_that_is_not_utf8_has_a_percent_encoded_uri_that_opens_it(tmp_pat
         assert image.uri == uri
         assert np.array_equal(image.pixels, CHELSEA)
         assert list_photos(source) == [uri]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_file_uri_with_bytes_that_are_not_utf8_is_the_file_of_these_bytes(tmp_path):
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png"))
+    saved(path)
+    for uri in (f"file://{path}", f"file://localhost{path}".replace("caf", "c%61f")):
+        assert uri_of(uri) == path.as_uri()
+        assert read_bytes(uri) == path.read_bytes()
+        assert size_of(uri) == path.stat().st_size
+    assert size_of("nul\0byte.jpg") == 0
 
 
 def test_a_relative_path_and_one_with_dots_have_the_absolute_uri(tmp_path, monkeypatch):

@@ -405,6 +405,51 @@ def test_slow_senders_hold_no_worker_and_are_let_go(client: httpx.Client) -> Non
             line.close()
 
 
+@pytest.mark.parametrize(
+    "kind", ["image/png", "application/json", "multipart/form-data; boundary=b"]
+)
+def test_a_sender_who_goes_away_is_no_error_of_the_service(
+    client: httpx.Client, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    path = "queries" if kind == "image/png" else "search"
+
+    def counted() -> set[str]:
+        lines = client.get("/metrics").text.splitlines()
+        return {one for one in lines if one.startswith("cwf_milvus_requests_total") and path in one}
+
+    before = counted()
+    with lines(client) as line:
+        head = f"POST /api/{path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\n"
+        line.sendall(f"{head}Content-Length: 5000\r\n\r\n--b".encode())
+    while not (new := counted() - before):
+        time.sleep(0.02)
+    assert all('status="499"' in one for one in new)
+    assert "Exception" not in caplog.text
+
+
+@pytest.mark.parametrize("host", ["localhost", "evil.example"])
+@pytest.mark.parametrize("kind", ["application/json", "text/plain"])
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_body_that_is_no_http_is_no_error_of_the_service(
+    client: httpx.Client, caplog: pytest.LogCaptureFixture, host: str, kind: str, at_once: bool
+) -> None:
+    is_refused = host != "localhost" or kind == "text/plain"  # before the body has come
+    head = f"POST /api/search HTTP/1.1\r\nHost: {host}\r\nContent-Type: {kind}\r\n"
+    head += "Transfer-Encoding: chunked\r\n\r\n"
+    with lines(client) as line:
+        if at_once:
+            line.sendall(f"{head}4\r\n{{}}\r\n0\r\n\r\n".encode())
+        else:
+            line.sendall(f"{head}2\r\n{{}}\r\n".encode())
+            if is_refused:
+                assert line.recv(9999).split()[1] in (b"415", b"421")
+            line.sendall(b"no number\r\n")
+        answer = line.makefile("rb").read()
+    assert answer.startswith(b"HTTP/1.1 400") or (is_refused and not at_once)
+    assert client.get("/readyz").status_code == 200
+    assert "Traceback" not in caplog.text
+
+
 def test_what_all_senders_hold_together_is_bounded(client: httpx.Client) -> None:
     head = (
         "POST /api/queries HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n"

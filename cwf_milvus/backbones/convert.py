@@ -14,6 +14,10 @@ alone. What changes on the way:
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,12 +28,11 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from cwf_milvus.backbones import keras_file
+from cwf_milvus.backbones.keras_file import DAMAGE, Pair, Shape, checked_shape
 from cwf_milvus.backbones.vgg import CAFFE_INPUT, CONVOLUTIONS
 from cwf_milvus.errors import SettingsError, WeightsError
 from cwf_milvus.files import write_whole
-
-Shape = tuple[int, ...]
-Pair = tuple[np.ndarray, np.ndarray]
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _CHANNELS = (3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)
@@ -43,10 +46,8 @@ _SHAPES: dict[str, list[Shape]] = {
 }
 """The shapes that each layer's weights may have; nothing of another shape is read."""
 
-# What h5py raises on files whose parts are not what they should be, and the readers below.
-_DAMAGE = (ValueError, LookupError, TypeError, AttributeError, RuntimeError, MemoryError)
 _MOST_BYTES = 2**31 - 1  # protobuf's own limit
-_MOST_LAYERS = 1000
+_SECONDS = 120.0  # that reading a Keras file may take
 _MOST_DIM_BYTES = 512
 
 
@@ -79,7 +80,7 @@ def convert_weights(source: str | Path, target: str | Path) -> dict[str, Any]:
         raise WeightsError(
             f"cannot read {str(source)!r}, or it is damaged: {error}; fetch it again"
         ) from error
-    except _DAMAGE as error:
+    except DAMAGE as error:
         kind = "Keras .h5" if is_keras else "Caffe .caffemodel"
         raise WeightsError(
             f"{str(source)!r} is damaged or no {kind} of the paper's network: {error}"
@@ -123,15 +124,6 @@ def _save(state: dict[str, Tensor], target: Path, metadata: dict[str, str]) -> N
         raise WeightsError(f"cannot write {str(target)!r}: {error}") from error
 
 
-def _checked(shape: Shape, layer: str, part: str) -> Shape:
-    """Return a shape that the layer may have, or raise ValueError naming the layer."""
-    allowed = _SHAPES[layer] if part == "weight" else [_SHAPES[layer][0][:1]]
-    if shape not in allowed:
-        wanted = " or ".join(map(str, allowed))
-        raise ValueError(f"the {part} of layer {layer!r} has shape {shape}, not {wanted}")
-    return shape
-
-
 def _complete(layers: dict[str, Pair]) -> dict[str, Pair]:
     """Return the layers, all 13 convolutions and the whole head or none of it, else ValueError."""
     missing = [name for name in _SHAPES if name not in layers]
@@ -144,86 +136,33 @@ def _complete(layers: dict[str, Pair]) -> dict[str, Pair]:
 
 
 def _read_keras(path: Path) -> tuple[str, dict[str, Pair]]:
-    """Read a Keras file; the layers are known by their order, as Keras itself loads them."""
+    """Read a Keras file, in a process of its own: libhdf5 may hang or crash on a damaged one."""
     try:
-        import h5py
+        import h5py  # noqa: F401
     except ImportError as error:
         raise WeightsError(
             "reading a Keras .h5 needs h5py: pip install 'cwf-milvus[convert]'"
         ) from error
-    with h5py.File(path, "r") as file:
-        whole_model = "layer_names" not in file.attrs and "model_weights" in file
-        root = _member(file, "model_weights") if whole_model else file
-        if "layer_names" in root.attrs:
-            layout, weights = "keras-names", _named(root)
-        elif "nb_layers" in root.attrs:
-            layout, weights = "keras-numbers", _numbered(root)
-        else:
-            raise ValueError("it has neither layer_names nor nb_layers")
-        backend = _text(root.attrs.get("backend", "theano"))
-        if backend not in ("theano", "tensorflow", "cntk"):
-            raise ValueError(f"its backend is {backend!r}, whose kernels cannot be told")
-        weights = [pair for pair in weights if pair]
-        has_head = len(weights) > len(CONVOLUTIONS) and len(weights[13][0].shape) == 4
-        names = list(_SHAPES) if has_head else list(CONVOLUTIONS)
-        if has_head and len(weights) != len(names):
-            raise ValueError(f"it has {len(weights)} layers with weights, not {len(names)}")
-        layers = {}
-        for name, pair in zip(names, weights, strict=False):
-            if len(pair) != 2:
-                raise ValueError(f"layer {name!r} has {len(pair)} arrays, not a weight and a bias")
-            dense = name == "CAM_fc"
-            kernel = _array(pair[0], name, "weight", transposed=dense)
-            if backend == "theano" and not dense:
-                kernel = kernel[:, :, ::-1, ::-1]
-            layers[name] = kernel, _array(pair[1], name, "bias")
-    return f"{layout}-{backend}", _complete(layers)
-
-
-def _named(root: Any) -> list[list[Any]]:
-    """Datasets of each layer of a file that lists ``layer_names`` and ``weight_names``."""
-    groups = [_member(root, _text(name)) for name in root.attrs["layer_names"][:_MOST_LAYERS]]
-    return [[_member(g, _text(name)) for name in g.attrs["weight_names"][:99]] for g in groups]
-
-
-def _numbered(root: Any) -> list[list[Any]]:
-    """Datasets of each layer of a file that counts them: layer_0/param_0, layer_0/param_1 ..."""
-    count = min(int(root.attrs["nb_layers"]), _MOST_LAYERS)
-    groups = [_member(root, f"layer_{number}") for number in range(count)]
-    counts = [min(int(group.attrs.get("nb_params", 0)), 99) for group in groups]
-    return [
-        [_member(group, f"param_{number}") for number in range(count)]
-        for group, count in zip(groups, counts, strict=True)
-    ]
-
-
-def _text(value: Any) -> str:
-    return value.decode("utf8") if isinstance(value, bytes) else str(value)
-
-
-def _member(group: Any, name: str) -> Any:
-    """Follow a path inside the file. A link to another file is never followed."""
-    import h5py
-
-    for step in filter(None, name.split("/")):
-        if not isinstance(group, h5py.Group) or step not in group:
-            raise ValueError(f"{name!r} is missing")
-        if not isinstance(group.get(step, getlink=True), h5py.HardLink):
-            raise ValueError(f"{name!r} is a link, which is not followed")
-        group = group[step]
-    return group
-
-
-def _array(dataset: Any, layer: str, part: str, *, transposed: bool = False) -> np.ndarray:
-    """Read a dataset whose shape has been checked, and whose bytes lie in this very file."""
-    import h5py
-
-    if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind != "f":
-        raise ValueError(f"the {part} of layer {layer!r} is no array of floats")
-    if dataset.external or dataset.is_virtual:
-        raise ValueError(f"the {part} of layer {layer!r} lies in another file, which is not read")
-    _checked(dataset.shape[::-1] if transposed else dataset.shape, layer, part)
-    return dataset[()].T if transposed else dataset[()]
+    with tempfile.TemporaryDirectory(prefix="cwf-milvus-") as folder:
+        arrays = Path(folder) / "layers.npz"
+        command = [sys.executable, "-P", keras_file.__file__, str(path), str(arrays)]
+        try:
+            done = subprocess.run(
+                command, input=json.dumps(_SHAPES).encode(), capture_output=True, timeout=_SECONDS
+            )
+        except subprocess.TimeoutExpired:
+            raise ValueError(f"reading it takes more than {_SECONDS:g} seconds") from None
+        if done.returncode:
+            last = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
+            raise ValueError(f"it took its reader down ({last[:200] or done.returncode})")
+        told = json.loads(done.stdout)
+        if "error" in told:
+            raise (OSError if told["is_os"] else ValueError)(told["error"])
+        with np.load(arrays, allow_pickle=False) as kept:
+            layers = {
+                name: (kept[f"{name}.weight"], kept[f"{name}.bias"]) for name in told["layers"]
+            }
+    return str(told["layout"]), _complete(layers)
 
 
 # Caffe: protobuf's wire format, https://protobuf.dev/programming-guides/encoding, with the field
@@ -275,7 +214,7 @@ def _blob(message: memoryview, layer: str, part: str) -> np.ndarray:
     sizes = shape or list(four.values())
     while len(sizes) > 1 and sizes[0] == 1:
         sizes = sizes[1:]  # V1 wrote (1, 1, 1, outputs) for a bias
-    expected = _checked(tuple(sizes), layer, part)
+    expected = checked_shape(_SHAPES, tuple(sizes), layer, part)
     array = np.frombuffer(doubles, "<f8") if doubles else np.frombuffer(floats, "<f4")
     if array.size != np.prod(expected):
         raise ValueError(f"the {part} of layer {layer!r} holds {array.size} numbers for {expected}")

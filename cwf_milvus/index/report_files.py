@@ -120,29 +120,50 @@ class _Parquet:
         import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
         self._file.close()
-        schema = pa.schema([(name, pa.string()) for name in _COLUMNS])
-        rows = list(_rows(self._lines))
-        table = pa.Table.from_pylist(rows, schema)
+        table = pa.Table.from_pylist(list(_rows(self._lines)), _schema())
         if self._path.exists():
-            table = pa.concat_tables([pq.read_table(self._path).cast(schema), table])
+            earlier = _earlier(self._path)
+            if earlier is None:
+                raise OSError(f"another file is there by now; the lines are in {self._lines}")
+            table = pa.concat_tables([earlier, table])
         write_whole(self._path, lambda part: pq.write_table(table, part))
         self._lines.unlink()
 
     @staticmethod
     def _is_ours(path: Path) -> bool:
-        import pyarrow.parquet as pq
+        with path.open("rb"):  # which it may not be: then that is told
+            return _earlier(path) is not None
 
-        try:
-            return tuple(pq.read_schema(path).names) == _COLUMNS
-        except ValueError:  # what pyarrow raises of other bytes
-            return False
+
+def _schema() -> Any:
+    import pyarrow as pa
+
+    return pa.schema([(name, pa.string()) for name in _COLUMNS])
+
+
+def _earlier(path: Path) -> Any:
+    """Return the table of an earlier report in Parquet; None for another file, or a damaged one."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path)
+        if tuple(table.schema.names) != _COLUMNS:
+            return None
+        table = table.cast(_schema())
+        table.validate(full=True)
+    except (OSError, pa.ArrowException, ValueError, KeyError):  # what pyarrow raises of other bytes
+        return None
+    return table
 
 
 def _rows(lines: Path) -> Iterator[dict[str, Any]]:
     for line in lines.read_bytes().splitlines():
         try:
             entry = json.loads(line)
-        except ValueError:  # torn by a kill
+        except (ValueError, RecursionError):  # torn by a kill
+            continue
+        if not isinstance(entry, dict) or "uri" not in entry:
             continue
         texts = {name: str(entry.get(name, "")) for name in _COLUMNS}
         yield {name: t.encode(errors="backslashreplace").decode() for name, t in texts.items()}

@@ -77,7 +77,8 @@ def lean_jpeg(data: bytes) -> Lean:
             continue
         length = int.from_bytes(data[body : body + 2], "big")
         at = body + length
-        if length < 2 or at > len(data):
+        is_frame = 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC)
+        if length < (8 if is_frame else 3 if kind == 0xDA else 2) or at > len(data):
             raise ValueError("it is truncated")
         content = data[body + 2 : at]
         if kind == 0xE1 and content.startswith(b"Exif\0\0"):
@@ -85,10 +86,10 @@ def lean_jpeg(data: bytes) -> Lean:
         elif kind == 0xE1 and content.startswith(b"http://ns.adobe.com/xap/1.0/\0"):
             xmp = xmp or content
         elif 0xC0 <= kind <= 0xDF or kind == 0xE0 or (kind == 0xEE and content[:5] == b"Adobe"):
-            if 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):
-                progressive, components = kind not in (0xC0, 0xC1), content[5:6][0]
+            if is_frame:
+                progressive, components = kind not in (0xC0, 0xC1), content[5]
             if kind == 0xDA:
-                several = progressive or content[:1][0] < components
+                several = progressive or content[0] < components
                 end = data.find(_LONG_FILL, at)
                 kept.append(whole[start : end if end >= 0 else None])
                 scans = _scans(data[:end] if end >= 0 else data, at) if several else 1

@@ -123,7 +123,7 @@ def size_of(uri: str) -> int:
     try:
         path = local_path(uri)
         return Path(path).stat().st_size if path is not None else MAX_BYTES // 16
-    except (ImageError, OSError):  # for read_bytes to report
+    except (ImageError, OSError, ValueError):  # a NUL in the name: for read_bytes to report
         return 0
 
 
@@ -181,7 +181,7 @@ def local_path(source: str | os.PathLike[str]) -> str | None:
         raise ImageError(
             f"{quoted(text)} is not the uri of a local file; write file:///folder/name"
         )
-    return os.fsdecode(unquote_to_bytes(rest))
+    return os.fsdecode(unquote_to_bytes(os.fsencode(rest)))
 
 
 def _open_file(path: Path, name: str, max_bytes: int) -> IO[bytes]:

@@ -11,6 +11,7 @@ from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cwf_milvus.web.bodies import Bodies, Refused, drained
@@ -94,6 +95,10 @@ class Guard:
                 ending = Refused(503, "the service is ending: try again when it is back")
                 await _answer(with_headers, ending, Headers(scope=scope))
             raise
+        except ClientDisconnect:  # in the middle of the body; nobody hears this, but it is counted
+            if not started:
+                gone = Refused(499, "who asked went away")
+                await _answer(with_headers, gone, Headers(scope=scope))
         except Refused as refusal:
             if not started:
                 if refusal.status == 413:

@@ -11,6 +11,7 @@ import webbrowser
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
+import h11
 import torch
 import uvicorn
 from fastapi import FastAPI
@@ -99,6 +100,16 @@ class Patient(H11Protocol):
         """Let go of a connection."""
         self._late.cancel()
         super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP; the application may be at an answer, which nobody hears then."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            super().send_400_response(msg)
+        else:  # an answer has begun, and there is no other
+            self.transport.close()
 
     def _give_up(self) -> None:
         if self.cycle is None:  # no request has come yet
