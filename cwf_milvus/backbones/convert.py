@@ -44,7 +44,10 @@ _SHAPES: dict[str, list[Shape]] = {
 """The shapes that each layer's weights may have; nothing of another shape is read."""
 
 # What h5py raises on files whose parts are not what they should be, and the readers below.
-_DAMAGE = (ValueError, LookupError, TypeError, AttributeError, RuntimeError, MemoryError)
+_DAMAGE = (
+    *(ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RuntimeError),
+    MemoryError,
+)
 _MOST_BYTES = 2**31 - 1  # protobuf's own limit
 _MOST_LAYERS = 1000
 _MOST_DIM_BYTES = 512
@@ -77,12 +80,12 @@ def convert_weights(source: str | Path, target: str | Path) -> dict[str, Any]:
         layout, layers = (_read_keras if is_keras else _read_caffe)(source)
     except OSError as error:
         raise WeightsError(
-            f"cannot read {str(source)!r}, or it is damaged: {error}; fetch it again"
+            f"cannot read {str(source)!r}, or it is damaged: {str(error)[:300]}; fetch it again"
         ) from error
     except _DAMAGE as error:
         kind = "Keras .h5" if is_keras else "Caffe .caffemodel"
         raise WeightsError(
-            f"{str(source)!r} is damaged or no {kind} of the paper's network: {error}"
+            f"{str(source)!r} is damaged or no {kind} of the paper's network: {str(error)[:300]}"
         ) from error
 
     state = _state(layers, source)
