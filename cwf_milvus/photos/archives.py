@@ -10,7 +10,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from fsspec import AbstractFileSystem
 
@@ -33,7 +33,7 @@ _PACKED: dict[bytes, Callable[..., Any]] = {
 
 
 class Archive(AbstractFileSystem):
-    """The regular files of an archive, by their names in it.
+    """The regular files of an archive, by their names in it; links and devices are passed over.
 
     Args:
         kind: "zip" or "tar", packed or not.
@@ -65,6 +65,9 @@ class Archive(AbstractFileSystem):
             while parts and "/".join(parts) not in self._folders:
                 self._folders.add("/".join(parts))
                 parts.pop()
+            if len(self._folders) > MEMBERS:
+                self._files.close()
+                raise _too_many()
 
     def close(self) -> None:
         """Close the archive."""
@@ -111,27 +114,23 @@ class Archive(AbstractFileSystem):
         return {name: self.info(name) for name in found} if detail else found
 
     def open(self, path: str, mode: str = "rb", **_: Any) -> IO[bytes]:
-        """Return a member, read whole.
+        """Return a member, to be read once; the archive is open as long as that is kept.
 
         Raises:
-            ImageError: it is larger than a photo may be.
+            ImageError: it declares more bytes than a photo may have.
             OSError: there is none.
         """
         about = self.info(path)
         if about["type"] != "file" or mode != "rb":
             raise IsADirectoryError("it is a folder of the archive: give one photo of it")
-        parts: list[bytes] = []
-        left = MAX_BYTES + 1
-        with self._opened(about["name"]) as member:
-            while about["size"] <= MAX_BYTES and left > 0 and (part := member.read(2**20)):
-                parts.append(part)
-                left -= len(part)
-        if about["size"] > MAX_BYTES or left <= 0:
+        if about["size"] > MAX_BYTES:
             raise ImageError(
                 f"{about['name']!r:.200} of the archive is larger than {MAX_BYTES:,} bytes; save "
                 "it smaller"
             )
-        return io.BytesIO(b"".join(parts))
+        member: Any = self._opened(about["name"])
+        member.archive = self
+        return cast("IO[bytes]", member)
 
     def _read_zip(self, file: IO[bytes]) -> None:
         archive = self._files.enter_context(zipfile.ZipFile(_Bounded(file)))
@@ -213,7 +212,7 @@ def _name(told: str) -> str:
 
 def _too_many() -> ImageError:
     return ImageError(
-        f"the archive has more than {MEMBERS:,} members: unpack it, or pack fewer photos"
+        f"the archive has more than {MEMBERS:,} members or folders: unpack it, or pack fewer photos"
     )
 
 

@@ -36,6 +36,7 @@ named in a file, run programs, or reach what its user never meant: the environme
 
 
 _MOST_ARCHIVES = 2  # one in the other
+_MOST_PARTS = 100  # of a chain; a query may have some of its own
 
 
 def filesystem_of(url: str) -> tuple[Any, str]:
@@ -60,7 +61,7 @@ def _chain(url: str) -> list[tuple[str, str]]:
     """
     on = PROTOCOLS.union(os.environ.get("CWF_MILVUS_PROTOCOLS", "").lower().split())
     parts, rest = [], url
-    while rest:
+    while rest and url.count("::") < _MOST_PARTS:
         if is_web(rest):  # with whatever stands in its query
             protocol, path, rest = "https", rest, ""
         else:
@@ -93,7 +94,7 @@ def _filesystem(chain: list[tuple[str, str]], url: str) -> tuple[Any, str]:
         return files, place
     if not inner:
         raise ImageError(f"{quoted(url)} names no archive; write {protocol}://PHOTO::ARCHIVE")
-    return Archive(protocol, _opened(inner, url)), path.strip("/")
+    return Archive(protocol, _seekable(inner, url)), path.strip("/")
 
 
 def _opened(chain: list[tuple[str, str]], url: str) -> IO[bytes]:
@@ -104,8 +105,27 @@ def _opened(chain: list[tuple[str, str]], url: str) -> IO[bytes]:
     if protocol in ("file", "local"):
         return _open_file(Path(path), url, sys.maxsize)
     files, inner = _filesystem(chain, url)
-    opened: IO[bytes] = files.open(inner, "rb")
+    try:
+        opened: IO[bytes] = files.open(inner, "rb")
+    except BaseException:
+        leave(files)
+        raise
     return opened
+
+
+def leave(files: Any) -> None:
+    """Close a filesystem of `filesystem_of`, where it is one to be closed."""
+    if isinstance(files, Archive):
+        files.close()
+
+
+def _seekable(chain: list[tuple[str, str]], url: str) -> IO[bytes]:
+    """Return an archive, open; one within another is unpacked to memory, not at every step."""
+    opened = _opened(chain, url)
+    if chain[0][0] not in KINDS:
+        return opened
+    with opened:
+        return io.BytesIO(read_all(opened, url, MAX_BYTES))
 
 
 def uri_of(path: str | os.PathLike[str]) -> str:

@@ -31,8 +31,8 @@ _reading = [threading.Lock() for _ in range(64)]  # by url, so that one is not r
 
 def is_web(url: str) -> bool:
     """Tell an http or https url, without a chain of filesystems other than "simplecache"."""
-    bare = _bare(url)
-    return bare.lower().startswith(("http://", "https://")) and "::" not in bare.partition("?")[0]
+    bare = re.sub(r"^(https?://)\[[^\]/]*", r"\1", _bare(url).lower())  # ::1 is an address
+    return bare.startswith(("http://", "https://")) and "::" not in bare.partition("?")[0]
 
 
 def kept_web(url: str, max_bytes: int) -> bytes:
@@ -189,7 +189,8 @@ def _message(url: str, error: Exception, late: bool) -> str:
     if late:
         return f"{start}it took more than {SECONDS:g} seconds; download it first"
     if isinstance(error, urllib.error.HTTPError):
-        return f"{start}the host answers {error.code} {error.reason}; check the url"
+        words = " ".join(str(error.reason).split())[:200]
+        return f"{start}the host answers {error.code} {words}; check the url"
     if isinstance(error, urllib.error.URLError):
         error = error.reason if isinstance(error.reason, Exception) else error
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
