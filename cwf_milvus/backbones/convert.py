@@ -15,6 +15,7 @@ alone. What changes on the way:
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ _DAMAGE = (
 )
 _MOST_BYTES = 2**31 - 1  # protobuf's own limit
 _MOST_LAYERS = 1000
+_MOST_FIELDS = 10**6  # of a Caffe model; numbers are packed, a blob in one
 _MOST_DIM_BYTES = 512
 
 
@@ -239,12 +241,13 @@ def _read_caffe(path: Path) -> tuple[str, dict[str, Pair]]:
         raise ValueError(f"it is larger than {_MOST_BYTES} bytes, more than Caffe can write")
     layout = "caffe"
     layers: dict[str, Pair] = {}
-    for number, net_field in _fields(memoryview(path.read_bytes())):
+    seen = count()
+    for number, net_field in _fields(memoryview(path.read_bytes()), seen):
         if number not in (2, 100) or not isinstance(net_field, memoryview):
             continue
         name_field, blob_field = (1, 7) if number == 100 else (4, 6)
         name, blobs = "", []
-        for field, value in _fields(net_field):
+        for field, value in _fields(net_field, seen):
             if field == name_field and isinstance(value, memoryview):
                 name = value[:256].tobytes().decode("utf8", "replace")
             elif field == blob_field and isinstance(value, memoryview):
@@ -253,20 +256,20 @@ def _read_caffe(path: Path) -> tuple[str, dict[str, Pair]]:
             continue
         if name in layers:
             raise ValueError(f"it has two layers {name!r}")
-        weight = _blob(blobs[0], name, "weight")
+        weight = _blob(blobs[0], name, "weight", seen)
         # The head may have been trained without a bias.
-        bias = _blob(blobs[1], name, "bias") if len(blobs) > 1 else np.zeros(len(weight))
+        bias = _blob(blobs[1], name, "bias", seen) if len(blobs) > 1 else np.zeros(len(weight))
         layers[name] = weight, bias
         layout = "caffe" if number == 100 else "caffe-v1"
     return layout, _complete(layers)
 
 
-def _blob(message: memoryview, layer: str, part: str) -> np.ndarray:
+def _blob(message: memoryview, layer: str, part: str, seen: Iterator[int]) -> np.ndarray:
     """Read a BlobProto: its shape, new or of four numbers, and its floats or doubles."""
     shape: list[int] = []
     four = {1: 0, 2: 0, 3: 0, 4: 0}
     floats, doubles = bytearray(), bytearray()
-    for field, value in _fields(message):
+    for field, value in _fields(message, seen):
         if field in four and isinstance(value, int):
             four[field] = value
         elif field == 5 and isinstance(value, memoryview):
@@ -285,10 +288,18 @@ def _blob(message: memoryview, layer: str, part: str) -> np.ndarray:
     return array.reshape(expected)
 
 
-def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Yield the number and value of each field: an int, or the bytes of all other kinds."""
+def _fields(
+    message: memoryview, seen: Iterator[int] | None = None
+) -> Iterator[tuple[int, int | memoryview]]:
+    """Yield the number and value of each field: an int, or the bytes of all other kinds.
+
+    `seen` counts them in all.
+    """
     at = 0
+    seen = count() if seen is None else seen
     while at < len(message):
+        if next(seen) >= _MOST_FIELDS:
+            raise ValueError(f"it has more than {_MOST_FIELDS:,} fields")
         key, at = _varint(message, at)
         number, kind = key >> 3, key & 7
         if kind == 0:
