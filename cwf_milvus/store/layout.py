@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from pymilvus import CollectionSchema, DataType, MilvusClient
@@ -26,6 +26,7 @@ _BESIDE = "_beside"  # keeps `Told.beside`
 _RESERVED = {"$meta", "_seq", "_partition", _BESIDE}
 _ARRAY_ITEMS = 4096
 _SCHEMA_FIELDS = 64
+_MOST = 10**6  # of what a row has room for; its fields are counted one by one
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,13 @@ class Layout:
         )
 
     def __post_init__(self) -> None:
-        """Raise `SettingsError` for more than a Milvus server takes."""
+        """Raise `SettingsError` for more than a Milvus server takes, and for no numbers."""
+        for name in ("dim", "n_classes", "n_regions", "n_keypoints"):
+            value = getattr(self, name)
+            if type(value) is not int or not (name == "dim") <= value <= _MOST:
+                raise SettingsError(f"{name}={value!r:.50}: it is no number of at most {_MOST:,}")
+        if self.precision not in get_args(Precision):
+            raise SettingsError(f"precision={self.precision!r:.50}: there is no such")
         if self.n_classes > _ARRAY_ITEMS:
             raise SettingsError(f"n_classes={self.n_classes}: Milvus stores at most {_ARRAY_ITEMS}")
         if len(self.fields) > _SCHEMA_FIELDS:
