@@ -81,6 +81,7 @@ def test_a_network_is_converted_once(own_cache, checkpoint, monkeypatch):
     [
         ("about.json", b"[" * 9000),
         ("about.json", b'{"refused": "", "files": {}}'),
+        ("about.json", b'{"about": "{}", "sha256": ""}'),
         ("network.bin", b""),
         ("network.xml", b"<net"),
         ("head.safetensors", b"{}"),
@@ -93,6 +94,31 @@ def test_a_damaged_file_is_made_anew(own_cache, checkpoint, file, content):
     (place / file).write_bytes(content)
     assert isinstance(made(checkpoint), Converted)
     assert (place / "network.bin").read_bytes() == whole["network.bin"]
+
+
+def test_facts_that_were_changed_are_made_anew(own_cache, checkpoint):
+    stride = made(checkpoint).stride
+    (place,) = own_cache.iterdir()
+    about = (place / "about.json").read_text()
+    (place / "about.json").write_text(about.replace(f'"stride\\": {stride}', '"stride\\": 7'))
+    assert (place / "about.json").read_text() != about
+    assert made(checkpoint).stride == stride
+    assert f'"stride\\": {stride}' in (place / "about.json").read_text()
+
+
+@pytest.mark.parametrize("file", ["about.json", "network.bin"])
+@pytest.mark.parametrize("what", ["pipe", "device", "endless"])
+def test_what_is_no_file_in_the_cache_is_never_waited_for(own_cache, checkpoint, file, what):
+    made(checkpoint)
+    (place,) = own_cache.iterdir()
+    if what == "endless":
+        os.truncate(place / file, 2**40)
+    else:
+        (place / file).unlink()
+        os.mkfifo(place / file) if what == "pipe" else (place / file).symlink_to("/dev/zero")
+    assert isinstance(made(checkpoint), Converted)
+    assert (place / file).is_file()
+    assert (place / file).stat().st_size < 2**24
 
 
 def test_a_damaged_compilation_is_made_anew(own_cache, checkpoint):

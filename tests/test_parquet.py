@@ -279,6 +279,7 @@ HOSTILE = {
     "no such precision": manifest(precision=["int4"]),
     "an encoder without end": manifest(files={"settings.json": {"bytes": 10**15, "sha256": ""}}),
     "an encoder of nothing": manifest(files=None),
+    "a lost encoder": manifest(files={"../x": {"bytes": 5, "sha256": "0"}}),
 }
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 
-from cwf_milvus.files import cache_folder, write_whole
+from cwf_milvus.files import cache_folder, read_whole, write_whole
 
 _FINGERPRINT = re.compile("[0-9a-f]{64}")
 _MOST_BYTES = 2**22
@@ -19,8 +19,7 @@ def kept_class_names(fingerprint: str) -> tuple[str, ...] | None:
     if folder is None or not _FINGERPRINT.fullmatch(fingerprint):
         return None
     try:
-        with (folder / f"{fingerprint}.json").open("rb") as file:
-            names = json.loads(file.read(_MOST_BYTES))
+        names = json.loads(read_whole(folder / f"{fingerprint}.json", _MOST_BYTES))
     except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):

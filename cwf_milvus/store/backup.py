@@ -220,6 +220,8 @@ def _restore(
         store.write(f"{name}_encoder", [{**entry, "vector": [0.0, 0.0]}])
         store.create(name, layout.schema(), "descriptor", index, mark=mark)
     collection, outcome = PhotoRows(store, name), Backup(name)
+    if wrong := collection.sidecar.verify():
+        raise _damaged(wrong[0][:200])
     for part in parts:
         rows = _rows(archive, part)
         if part.startswith("photos/"):

@@ -166,6 +166,11 @@ def import_collection(
         if not store.call("has_collection", name):
             store.create(name, layout.schema(), "descriptor", kind, mark=mark)
         made = PhotoRows(store, name)
+        if wrong := made.sidecar.verify():
+            raise CollectionError(
+                f"the encoder of the export {str(folder)!r} is damaged ({wrong[0]:.200}): export "
+                "again"
+            )
         return _fill(made, place, about, schema_only, progress)
     finally:
         store.close()

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 from pymilvus import CollectionSchema, DataType
 
 from cwf_milvus.errors import CollectionError, SettingsError
+from cwf_milvus.files import read_whole
 from cwf_milvus.store.packing import Text
 from cwf_milvus.store.sidecar import MANIFEST, Sidecar
 
@@ -54,11 +55,7 @@ def read_about(folder: str | Path) -> tuple[Path, dict[str, Any]]:
     """
     place = Path(folder)
     try:
-        with _regular(place / ABOUT).open("rb") as file:
-            data = file.read(_ABOUT_BYTES + 1)
-        if len(data) > _ABOUT_BYTES:
-            raise ValueError(f"{ABOUT} has more than {_ABOUT_BYTES:,} bytes")
-        about = json.loads(data)
+        about = json.loads(read_whole(place / ABOUT, _ABOUT_BYTES))
         if about["format"] == FORMAT:
             _check_about(about)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
