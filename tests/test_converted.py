@@ -130,6 +130,20 @@ def test_a_damaged_compilation_is_made_anew(own_cache, checkpoint):
     assert torch.equal(made(checkpoint)(images).logits, before)
 
 
+def test_a_compilation_with_another_number_is_made_anew(own_cache, checkpoint):
+    images = torch.rand(1, 3, 96, 96) * 255
+    before = made(checkpoint)(images).logits
+    (place,) = own_cache.iterdir()
+    (blob,) = (place / "compiled").iterdir()
+    whole = blob.read_bytes()
+    for at in range(len(whole) // 2, len(whole) // 2 + 4096, 64):  # of the weights
+        whole = whole[:at] + bytes([whole[at] ^ 64]) + whole[at + 1 :]
+    blob.write_bytes(whole)
+    assert torch.equal(made(checkpoint)(images).logits, before)
+    (blob,) = (place / "compiled").iterdir()
+    assert blob.read_bytes() != whole
+
+
 def test_a_folder_that_others_may_write_is_not_read(own_cache, checkpoint):
     made(checkpoint)
     own_cache.chmod(0o777)

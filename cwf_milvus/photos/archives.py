@@ -133,7 +133,7 @@ class Archive(AbstractFileSystem):
         return cast("IO[bytes]", member)
 
     def _read_zip(self, file: IO[bytes]) -> None:
-        archive = self._files.enter_context(zipfile.ZipFile(_Bounded(file)))
+        archive = self._files.enter_context(zipfile.ZipFile(Bounded(file)))
         known = archive.infolist()
         if len(known) > MEMBERS:
             raise _too_many()
@@ -149,7 +149,7 @@ class Archive(AbstractFileSystem):
         file.seek(0)
         unpack = next((one for mark, one in _PACKED.items() if start.startswith(mark)), None)
         plain = file if unpack is None else self._files.enter_context(unpack(file))
-        bounded = _Bounded(plain, None if unpack is None else UNPACKED_BYTES)
+        bounded = Bounded(plain, None if unpack is None else UNPACKED_BYTES)
         archive = self._files.enter_context(tarfile.TarFile(fileobj=bounded))
         places = {}
         for number, one in enumerate(archive):
@@ -163,7 +163,7 @@ class Archive(AbstractFileSystem):
         self._opened = lambda name: archive.extractfile(places[name])
 
 
-class _Bounded(io.RawIOBase):
+class Bounded(io.RawIOBase):
     """A file that is read so much at once, and no further than so far."""
 
     def __init__(self, file: IO[bytes], end: int | None = None) -> None:

@@ -37,7 +37,7 @@ _CODECS = ("SNAPPY", "UNCOMPRESSED")  # which never unpack to more than 21 times
 _TEXTS = (DataType.VARCHAR, DataType.SPARSE_FLOAT_VECTOR)
 _LIMITS = {"thrift_string_size_limit": _FOOTER_BYTES, "thrift_container_size_limit": 10**6}
 _DAMAGE = (
-    *(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError),
+    *(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ArithmeticError),
     pa.ArrowException,
 )
 
