@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from pymilvus import CollectionSchema, DataType, MilvusClient
@@ -16,7 +16,7 @@ from cwf_milvus.encode.encoding import Encoding, Kind, Stored
 from cwf_milvus.errors import ImageError, MismatchError, SettingsError
 from cwf_milvus.store.filters import is_storable
 from cwf_milvus.store.kinds import STORED, Room
-from cwf_milvus.store.packing import FIELD_BYTES, Precision, Text
+from cwf_milvus.store.packing import FIELD_BYTES, PRECISIONS, Precision, Text
 from cwf_milvus.store.told import Told
 
 URI_BYTES = 4096
@@ -69,8 +69,10 @@ class Layout:
             value = getattr(self, name)
             if type(value) is not int or not (name == "dim") <= value <= _MOST:
                 raise SettingsError(f"{name}={value!r:.50}: it is no number of at most {_MOST:,}")
-        if self.precision not in get_args(Precision):
-            raise SettingsError(f"precision={self.precision!r:.50}: there is no such")
+        if self.precision not in PRECISIONS:
+            raise SettingsError(
+                f"precision={self.precision!r:.50}: give one of {', '.join(PRECISIONS)}"
+            )
         if self.n_classes > _ARRAY_ITEMS:
             raise SettingsError(f"n_classes={self.n_classes}: Milvus stores at most {_ARRAY_ITEMS}")
         if len(self.fields) > _SCHEMA_FIELDS:
