@@ -6,6 +6,7 @@ import codecs
 import os
 import re
 import secrets
+import stat
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -61,6 +62,24 @@ def drop_parts(folder: Path, older: float = 60.0) -> None:
                 with suppress(OSError):
                     if time.time() - one.stat(follow_symlinks=False).st_mtime > older:
                         Path(one.path).unlink()
+
+
+def read_whole(path: str | Path, most_bytes: int) -> bytes:
+    """Read a file whole, without ever waiting on a pipe or device.
+
+    Raises:
+        OSError: it cannot be read, is none, or has more bytes than `most_bytes`.
+        ValueError: no name that a file can have.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    with os.fdopen(os.open(path, flags), "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(f"{Path(path).name} is a folder, pipe or device, not a file")
+        data = file.read(most_bytes + 1) if status.st_size <= most_bytes else b""
+        if status.st_size > most_bytes or len(data) > most_bytes:
+            raise OSError(f"{Path(path).name} has more than {most_bytes:,} bytes")
+    return data
 
 
 def holds_other(path: str | Path, *marks: bytes) -> bool:

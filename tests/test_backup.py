@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import threading
 import zipfile
 from dataclasses import replace
@@ -12,6 +13,7 @@ from test_collection import TinyEncoder, encoding
 
 from cwf_milvus.collection import InstanceCollection
 from cwf_milvus.errors import CollectionError, CwfError, SettingsError
+from cwf_milvus.photos import archives
 from cwf_milvus.store import backup as backup_module
 from cwf_milvus.store.backup import backup, restore
 
@@ -183,6 +185,25 @@ HOSTILE = {
     "no manifest": replaced(
         "encoder/0.json", lambda rows: [row for row in rows if row["key"] != "manifest"]
     ),
+    "a million lists": lambda parts, about: (
+        {**parts, "photos/0.json": json.dumps([[[]] * 10] * 10**5).encode()},
+        about,
+    ),
+    "a million names": lambda parts, about: (
+        {
+            **parts,
+            "photos/0.json": json.dumps([dict.fromkeys(map(str, range(10**6 + 1)))]).encode(),
+        },
+        about,
+    ),
+    "an infinite width": replaced("photos/0.json", lambda rows: rows[0].update(width=1e999)),
+    "an infinite class": replaced("photos/0.json", lambda rows: rows[0].update(class_ids=[1e999])),
+    "another encoder": replaced(
+        "encoder/0.json",
+        lambda rows: [
+            {**row, "value": "AA" if "/" in row["key"] else row["value"]} for row in rows
+        ],
+    ),
     "a huge dim": replaced(
         "encoder/0.json",
         lambda rows: [
@@ -233,3 +254,33 @@ def test_a_part_that_could_not_be_restored_is_not_written(photos, tmp_path, monk
     with pytest.raises(CollectionError, match=r"bytes, more than 10,000"):
         backup(photos, tmp_path / "b.zip")
     assert not (tmp_path / "b.zip").exists()
+
+
+def test_rows_of_many_values_are_spread_over_parts(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(backup_module, "_MOST_VALUES", 50)
+    backup(photos, tmp_path / "b.zip")
+    with zipfile.ZipFile(tmp_path / "b.zip") as archive:
+        assert "photos/0-1-0.json" in archive.namelist()
+    assert restore(tmp_path / "b.zip", tmp_path / "again.db").rows == N
+    with InstanceCollection.open(tmp_path / "again.db", "photos") as again:
+        assert content(again) == content(photos)
+
+
+@pytest.mark.parametrize("what", ["pipe", "device", "folder", "directory"])
+def test_what_is_no_file_is_no_backup(photos, tmp_path, monkeypatch, what):
+    file = tmp_path / "b.zip"
+    if what == "pipe":
+        os.mkfifo(file)
+    elif what == "device":
+        file.symlink_to("/dev/zero")
+    elif what == "folder":
+        file.mkdir()
+    else:  # a long directory of the archive
+        monkeypatch.setattr(archives, "_AT_ONCE", 10**5)
+        with zipfile.ZipFile(file, "w") as archive:
+            for i in range(1000):
+                archive.writestr(f"{i:0200}", b"")
+    with pytest.raises(SettingsError, match="cannot be read as a backup"):
+        restore(file, tmp_path / "again.db")
+    with pytest.raises(SettingsError, match="is no backup: name another file"):
+        backup(photos, file)

@@ -430,6 +430,16 @@ def test_a_caffemodel_larger_than_protobuf_allows_is_not_read(
         convert_weights(folder / "a.caffemodel", folder / "out.safetensors")
 
 
+def test_a_caffemodel_of_a_million_fields_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(convert, "_MOST_FIELDS", 1000)
+    for message in (integer(1, 1) * 1001, layer("x") * 600, field(100, integer(9, 1) * 1001)):
+        (folder / "a.caffemodel").write_bytes(message)
+        with pytest.raises(WeightsError, match=r"more than 1,000 fields"):
+            convert_weights(folder / "a.caffemodel", folder / "out.safetensors")
+
+
 def test_damage_anywhere_gives_no_other_error(folder: Path) -> None:
     arrays = {k: v for k, v in random_arrays(1).items() if k in ("conv1_1", "conv1_2")}
     generator = np.random.default_rng(7)

@@ -81,6 +81,7 @@ def test_a_network_is_converted_once(own_cache, checkpoint, monkeypatch):
     [
         ("about.json", b"[" * 9000),
         ("about.json", b'{"refused": "", "files": {}}'),
+        ("about.json", b'{"about": "{}", "sha256": ""}'),
         ("network.bin", b""),
         ("network.xml", b"<net"),
         ("head.safetensors", b"{}"),
@@ -95,6 +96,31 @@ def test_a_damaged_file_is_made_anew(own_cache, checkpoint, file, content):
     assert (place / "network.bin").read_bytes() == whole["network.bin"]
 
 
+def test_facts_that_were_changed_are_made_anew(own_cache, checkpoint):
+    stride = made(checkpoint).stride
+    (place,) = own_cache.iterdir()
+    about = (place / "about.json").read_text()
+    (place / "about.json").write_text(about.replace(f'"stride\\": {stride}', '"stride\\": 7'))
+    assert (place / "about.json").read_text() != about
+    assert made(checkpoint).stride == stride
+    assert f'"stride\\": {stride}' in (place / "about.json").read_text()
+
+
+@pytest.mark.parametrize("file", ["about.json", "network.bin"])
+@pytest.mark.parametrize("what", ["pipe", "device", "endless"])
+def test_what_is_no_file_in_the_cache_is_never_waited_for(own_cache, checkpoint, file, what):
+    made(checkpoint)
+    (place,) = own_cache.iterdir()
+    if what == "endless":
+        os.truncate(place / file, 2**40)
+    else:
+        (place / file).unlink()
+        os.mkfifo(place / file) if what == "pipe" else (place / file).symlink_to("/dev/zero")
+    assert isinstance(made(checkpoint), Converted)
+    assert (place / file).is_file()
+    assert (place / file).stat().st_size < 2**24
+
+
 def test_a_damaged_compilation_is_made_anew(own_cache, checkpoint):
     images = torch.rand(1, 3, 96, 96) * 255
     before = made(checkpoint)(images).logits
@@ -102,6 +128,20 @@ def test_a_damaged_compilation_is_made_anew(own_cache, checkpoint):
     for blob in (place / "compiled").iterdir():
         blob.write_bytes(blob.read_bytes()[:1000])
     assert torch.equal(made(checkpoint)(images).logits, before)
+
+
+def test_a_compilation_with_another_number_is_made_anew(own_cache, checkpoint):
+    images = torch.rand(1, 3, 96, 96) * 255
+    before = made(checkpoint)(images).logits
+    (place,) = own_cache.iterdir()
+    (blob,) = (place / "compiled").iterdir()
+    whole = blob.read_bytes()
+    for at in range(len(whole) // 2, len(whole) // 2 + 4096, 64):  # of the weights
+        whole = whole[:at] + bytes([whole[at] ^ 64]) + whole[at + 1 :]
+    blob.write_bytes(whole)
+    assert torch.equal(made(checkpoint)(images).logits, before)
+    (blob,) = (place / "compiled").iterdir()
+    assert blob.read_bytes() != whole
 
 
 def test_a_folder_that_others_may_write_is_not_read(own_cache, checkpoint):
@@ -170,9 +210,13 @@ def test_the_class_names_of_an_encoder_are_kept_and_damaged_ones_are_not_read(ow
     keep_class_names(fingerprint, ["a cat", "a dog"])
     assert kept_class_names(fingerprint) == ("a cat", "a dog")
     file = own_cache.parent / "class-names" / f"{fingerprint}.json"
-    for damaged in (b"", b"{}", b"[1, 2]", json.dumps(["x"]).encode()[:-1], b"[" * 100_000):
+    cut = file.read_bytes().replace(b', "a dog"', b"")
+    for damaged in (cut, b"", b"{}", b"[1, 2]", json.dumps(["x"]).encode()[:-1], b"[" * 100_000):
         file.write_bytes(damaged)
         assert kept_class_names(fingerprint) is None
+    file.unlink()
+    os.mkfifo(file)
+    assert kept_class_names(fingerprint) is None
     assert kept_class_names("../" + fingerprint[3:]) is None
     assert kept_class_names("") is None
 

@@ -11,7 +11,7 @@ import pytest
 from photo_collection import CAT, collection, encodings, is_cat, photo
 
 from cwf_milvus.answers.answer import Hits
-from cwf_milvus.answers.hits import Hit, Query
+from cwf_milvus.answers.hits import Hit, Query, shared_classes
 from cwf_milvus.collection import InstanceCollection
 from cwf_milvus.encode.kept import LastUsed
 from cwf_milvus.errors import BoxError, CollectionError, FilterError, SettingsError
@@ -443,3 +443,8 @@ def server_photos(server) -> Iterator[InstanceCollection]:
     with collection(server.uri) as made:
         yield made
         made.drop()
+
+
+def test_stored_class_ids_that_no_network_has_are_named_by_number():
+    ids = np.array([1, -7, 10**12, 0])
+    assert shared_classes(ids, ids, ("cat", "dog")) == ("dog", "class -7", f"class {10**12}", "cat")

@@ -160,11 +160,18 @@ def test_a_chained_url_without_its_driver_says_what_to_install(monkeypatch):
     plain = builtins.__import__
 
     def without(name: str, *arguments: object, **options: object) -> object:
-        if name.partition(".")[0] == "aiohttp":
-            raise ModuleNotFoundError("No module named 'aiohttp'", name="aiohttp")
+        if name.partition(".")[0] == "s3fs":
+            raise ModuleNotFoundError("No module named 's3fs'", name="s3fs")
         return plain(name, *arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(builtins, "__import__", without)
-    message = refusal("zip://a.png::http://127.0.0.1:1/a.zip")
-    assert "aiohttp" in message
+    message = refusal("zip://a.png::s3://bucket/a.zip")
+    assert "s3fs" in message
     assert message.endswith("pip install what it names")
+
+
+def test_an_address_of_colons_is_no_chain():
+    assert web.is_web("http://[::1]/a.jpg")
+    assert web.is_web("simplecache::https://[::1]:80/a?b=c::d")
+    assert not web.is_web("zip://a.jpg::http://[::1]/a.zip")
+    assert not web.is_web("http://[::1]/a::zip://b")

@@ -1,7 +1,9 @@
 """Checkpoints are found without a network, and read without running any code."""
 
+import os
 import pickle
 import socket
+import struct
 import sys
 import zipfile
 from pathlib import Path
@@ -258,3 +260,202 @@ def test_random_weights_repeat_and_leave_the_global_generator_alone():
         second = nn.Linear(3, 3).weight
     assert torch.equal(first, second)
     assert torch.equal(before, torch.get_rng_state())
+
+
+# --- from strangers ------------------------------------------------------------------------------
+# Protocol 2, by hand: what PyTorch would never write.
+
+
+def text(value: str) -> bytes:
+    return b"X" + struct.pack("<I", len(value)) + value.encode()
+
+
+def number(value: int) -> bytes:
+    data = value.to_bytes(value.bit_length() // 8 + 1, "little")
+    return b"\x8a" + bytes([len(data)]) + data
+
+
+def called(module: str, name: str, *arguments: bytes) -> bytes:
+    return f"c{module}\n{name}\n(".encode() + b"".join(arguments) + b"tR"
+
+
+def tensor(n: int, *, key: str = "0", stored: int | None = None, stride: int = 1) -> bytes:
+    """A float32 tensor of `n` numbers, whose storage is said to have `stored`."""
+    stored = n if stored is None else stored
+    storage = b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text(key) + text("cpu")
+    storage += number(stored) + b"tQ"
+    shape = b"(" + number(n) + b"t(" + number(stride) + b"t\x89}"
+    return called("torch._utils", "_rebuild_tensor_v2", storage, number(0), shape)
+
+
+def mapping(values: dict[str, bytes]) -> bytes:
+    pairs = b"".join(text(name) + value for name, value in values.items())
+    return b"\x80\x02}(" + pairs + b"u."
+
+
+def torch_file(path: Path, pickled: bytes, storage: bytes = bytes(4096)) -> Path:
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("archive/data.pkl", pickled)
+        file.writestr("archive/byteorder", b"little")
+        file.writestr("archive/data/0", storage)
+        file.writestr("archive/version", b"3\n")
+    return path
+
+
+def old_torch_file(path: Path, pickled: bytes, keys: list[str], data: bytes = b"") -> Path:
+    machine = {"protocol_version": 1001, "little_endian": True, "type_sizes": {}}
+    about = [pickle.dumps(one, 2) for one in (0x1950A86A20F9469CFC6C, 1001, machine)]
+    path.write_bytes(b"".join([*about, pickled, pickle.dumps(keys, 2), data]))
+    return path
+
+
+def halves(of: bytes, times: int) -> bytes:
+    """A text that becomes twice as long each time."""
+    for _ in range(times):
+        of = called("_codecs", "encode", of, text("hex"))
+    return of
+
+
+GREEDY = {
+    "bytes by number": called("builtins", "bytearray", number(10**12)),
+    "bytes that double": halves(called("_codecs", "encode", text("x" * 1000), text("utf-8")), 40),
+    "numbers by number": called("torch", "FloatTensor", number(10**11)),
+    "a tensor that is cast": called(
+        *("torch._utils", "_rebuild_device_tensor_from_cpu_tensor"),
+        *(tensor(10**12, stored=1024, stride=0), b"ctorch\nfloat64\n", text("cpu"), b"\x89"),
+    ),
+    "a storage larger than its part": tensor(10**9),
+    "a storage of all the memory": tensor(5, stored=10**15),
+    "a storage of another file": tensor(1024, key="../../../etc/passwd"),
+    "many sides": called(
+        *("torch._utils", "_rebuild_tensor_v2"),
+        *(b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text("0") + text("cpu"),),
+        *(number(1024) + b"tQ", number(0), b"(" + b"K\x01" * 50 + b"t" + b"(tt\x89}"),
+    ),
+    "a far place": b"Nr\xff\xff\xff\x7f",
+    "many steps": b"N0" * 2_000_000 + b"N",
+    "a value copied again and again": b"]("
+    + b"K\x01" * 1000
+    + b"eq\x00"
+    + b"".join(b"0" + called("torch", "Size", b"h\x00") for _ in range(2000)),
+}
+
+
+@pytest.mark.parametrize("greedy", GREEDY)
+def test_a_pickle_that_asks_for_more_than_its_file_has_is_refused_unread(
+    tmp_path, greedy, monkeypatch
+):
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it was given to PyTorch"))
+    path = torch_file(tmp_path / "a.pth", mapping({"fc.weight": GREEDY[greedy]}))
+    with pytest.raises(WeightsError, match=r"a\.pth' is damaged or holds more than tensors"):
+        load_state_dict(path)
+
+
+@pytest.mark.parametrize("keys", [[], ["0"], ["0", "0"], ["1"]])
+def test_an_old_file_whose_storages_are_not_there_is_refused_unread(tmp_path, keys, monkeypatch):
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it was given to PyTorch"))
+    pickled = mapping({"a": tensor(10**9).replace(b"tQ", b"NtQ")})
+    path = old_torch_file(tmp_path / "a.pth", pickled, keys, struct.pack("<q", 10**9))
+    with pytest.raises(WeightsError, match=r"a\.pth' is damaged"):
+        load_state_dict(path)
+
+
+def test_an_old_file_of_the_same_bytes_is_read(tmp_path):
+    pickled = mapping({"a": tensor(2).replace(b"tQ", b"NtQ")})
+    data = struct.pack("<qff", 2, 1, 2)
+    path = old_torch_file(tmp_path / "a.pth", pickled, ["0"], data)
+    assert load_state_dict(path)["a"].tolist() == [1, 2]
+
+
+def test_a_zip_directory_that_only_pytorch_would_find_is_refused(tmp_path):
+    """Behind a second signature Python sees no ZIP file, and PyTorch one that is to be unpacked."""
+    with zipfile.ZipFile(tmp_path / "a.pth", "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("archive/data.pkl", mapping({"a": tensor(10**6)}))
+        file.writestr("archive/byteorder", b"little")
+        file.writestr("archive/data/0", bytes(4 * 10**6))
+        file.writestr("archive/version", b"3\n")
+    with (tmp_path / "a.pth").open("ab") as opened:
+        opened.write(b"PK\5\6")
+    assert not zipfile.is_zipfile(tmp_path / "a.pth")
+    assert len(torch.load(tmp_path / "a.pth", weights_only=True)["a"]) == 10**6
+    with pytest.raises(WeightsError, match=r"a\.pth' is damaged"):
+        load_state_dict(tmp_path / "a.pth")
+
+
+def test_many_names_of_one_storage_are_refused(tmp_path):
+    torch.save(dict.fromkeys(map(str, range(50)), torch.zeros(1)), tmp_path / "few.pth")
+    assert len(load_state_dict(tmp_path / "few.pth")) == 50
+    torch.save(dict.fromkeys(map(str, range(50)), torch.zeros(10**5)), tmp_path / "a.pth")
+    with pytest.raises(WeightsError, match="share their numbers many times over"):
+        load_state_dict(tmp_path / "a.pth")
+
+
+HEADERS = {
+    "too long": (b"{" + b" " * 5_000_000 + b"}", r"more than 4,194,304 bytes"),
+    "longer than all": (b"{}", "bytes"),
+    "deep": (b'{"a":' + b"[" * 10**6, "nested too deep"),
+    "many sides": (
+        b'{"a":{"dtype":"F32","shape":[' + b"1," * 999 + b'1],"data_offsets":[0,4]}}',
+        "16 sides",
+    ),
+    "many tensors": (
+        b"{"
+        + b",".join(
+            b'"%d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}' % i for i in range(25_000)
+        )
+        + b"}",
+        "20,000 tensors",
+    ),
+    "a name twice": (b'{"a":1,"a":2}', "a name twice"),
+    "outside": (b'{"a":{"dtype":"F32","shape":[9],"data_offsets":[0,36]}}', "damaged"),
+    "before": (b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[-4,0]}}', "damaged"),
+}
+
+
+@pytest.mark.parametrize("header", HEADERS)
+def test_a_hostile_safetensors_header_is_refused_in_a_line(tmp_path, header):
+    head, words = HEADERS[header]
+    n = 2**60 if header == "longer than all" else len(head)
+    if n > 2**56:
+        head += b"{"  # where the format is told by
+    (tmp_path / "a.safetensors").write_bytes(struct.pack("<Q", n) + head + bytes(4))
+    with pytest.raises(WeightsError, match=words) as caught:
+        load_state_dict(tmp_path / "a.safetensors")
+    assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64])
+def test_weights_that_are_no_real_numbers_are_refused(tmp_path, dtype):
+    save_file({"fc.weight": torch.ones(3, dtype=dtype)}, tmp_path / "a.safetensors")
+    with pytest.raises(WeightsError, match=r"'fc\.weight'.*no plain dense tensor of real numbers"):
+        load_state_dict(tmp_path / "a.safetensors")
+    save_file({"bn.num_batches_tracked": torch.ones(3, dtype=torch.int64)}, tmp_path / "b.pth")
+    assert len(load_state_dict(tmp_path / "b.pth")) == 1
+
+
+def test_a_checkpoint_of_a_training_run_is_read_with_all_that_lies_beside(tmp_path):
+    network = nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(network.parameters())
+    network(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [3, 5])
+    torch.save(
+        {
+            "epoch": 3,
+            "model": network.state_dict(),
+            "parameters": list(network.parameters()),
+            "optimizer": optimizer.state_dict(),
+            "lr_scheduler": schedule.state_dict(),
+            "kinds": {torch.float16, torch.bfloat16},
+            "size": torch.Size([3, 2]),
+            "device": torch.device("cpu"),
+        },
+        tmp_path / "a.pth",
+    )
+    assert same(load_state_dict(tmp_path / "a.pth"), network.state_dict())
+
+
+def test_a_pipe_is_never_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.pth")
+    with pytest.raises(WeightsError, match=r"cannot read.*a\.pth.*pipe"):
+        load_state_dict(tmp_path / "a.pth")

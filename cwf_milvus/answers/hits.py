@@ -187,4 +187,6 @@ def shared_classes(
 ) -> tuple[str, ...]:
     """Return the names of the first classes that a query (N,) and a hit (N',) share."""
     among = set(hit_ids[:_SHARED_AMONG].tolist())
-    return tuple(names[i] for i in query_ids[:_SHARED_AMONG].tolist() if i in among)
+    shared = (i for i in query_ids[:_SHARED_AMONG].tolist() if i in among)
+    # Stored ids may be of any number.
+    return tuple(names[i] if 0 <= i < len(names) else f"class {i}" for i in shared)

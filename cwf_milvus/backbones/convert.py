@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,8 @@ _SHAPES: dict[str, list[Shape]] = {
 """The shapes that each layer's weights may have; nothing of another shape is read."""
 
 _MOST_BYTES = 2**31 - 1  # protobuf's own limit
-_SECONDS = 120.0  # that reading a Keras file may take
+_SECONDS = 30.0  # that reading a Keras file may take
+_MOST_FIELDS = 10**6  # of a Caffe model; numbers are packed, a blob in one
 _MOST_DIM_BYTES = 512
 
 
@@ -78,12 +80,12 @@ def convert_weights(source: str | Path, target: str | Path) -> dict[str, Any]:
         layout, layers = (_read_keras if is_keras else _read_caffe)(source)
     except OSError as error:
         raise WeightsError(
-            f"cannot read {str(source)!r}, or it is damaged: {error}; fetch it again"
+            f"cannot read {str(source)!r}, or it is damaged: {str(error)[:300]}; fetch it again"
         ) from error
     except DAMAGE as error:
         kind = "Keras .h5" if is_keras else "Caffe .caffemodel"
         raise WeightsError(
-            f"{str(source)!r} is damaged or no {kind} of the paper's network: {error}"
+            f"{str(source)!r} is damaged or no {kind} of the paper's network: {str(error)[:300]}"
         ) from error
 
     state = _state(layers, source)
@@ -175,12 +177,13 @@ def _read_caffe(path: Path) -> tuple[str, dict[str, Pair]]:
         raise ValueError(f"it is larger than {_MOST_BYTES} bytes, more than Caffe can write")
     layout = "caffe"
     layers: dict[str, Pair] = {}
-    for number, net_field in _fields(memoryview(path.read_bytes())):
+    seen = count()
+    for number, net_field in _fields(memoryview(path.read_bytes()), seen):
         if number not in (2, 100) or not isinstance(net_field, memoryview):
             continue
         name_field, blob_field = (1, 7) if number == 100 else (4, 6)
         name, blobs = "", []
-        for field, value in _fields(net_field):
+        for field, value in _fields(net_field, seen):
             if field == name_field and isinstance(value, memoryview):
                 name = value[:256].tobytes().decode("utf8", "replace")
             elif field == blob_field and isinstance(value, memoryview):
@@ -189,20 +192,20 @@ def _read_caffe(path: Path) -> tuple[str, dict[str, Pair]]:
             continue
         if name in layers:
             raise ValueError(f"it has two layers {name!r}")
-        weight = _blob(blobs[0], name, "weight")
+        weight = _blob(blobs[0], name, "weight", seen)
         # The head may have been trained without a bias.
-        bias = _blob(blobs[1], name, "bias") if len(blobs) > 1 else np.zeros(len(weight))
+        bias = _blob(blobs[1], name, "bias", seen) if len(blobs) > 1 else np.zeros(len(weight))
         layers[name] = weight, bias
         layout = "caffe" if number == 100 else "caffe-v1"
     return layout, _complete(layers)
 
 
-def _blob(message: memoryview, layer: str, part: str) -> np.ndarray:
+def _blob(message: memoryview, layer: str, part: str, seen: Iterator[int]) -> np.ndarray:
     """Read a BlobProto: its shape, new or of four numbers, and its floats or doubles."""
     shape: list[int] = []
     four = {1: 0, 2: 0, 3: 0, 4: 0}
     floats, doubles = bytearray(), bytearray()
-    for field, value in _fields(message):
+    for field, value in _fields(message, seen):
         if field in four and isinstance(value, int):
             four[field] = value
         elif field == 5 and isinstance(value, memoryview):
@@ -221,10 +224,18 @@ def _blob(message: memoryview, layer: str, part: str) -> np.ndarray:
     return array.reshape(expected)
 
 
-def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Yield the number and value of each field: an int, or the bytes of all other kinds."""
+def _fields(
+    message: memoryview, seen: Iterator[int] | None = None
+) -> Iterator[tuple[int, int | memoryview]]:
+    """Yield the number and value of each field: an int, or the bytes of all other kinds.
+
+    `seen` counts them in all.
+    """
     at = 0
+    seen = count() if seen is None else seen
     while at < len(message):
+        if next(seen) >= _MOST_FIELDS:
+            raise ValueError(f"it has more than {_MOST_FIELDS:,} fields")
         key, at = _varint(message, at)
         number, kind = key >> 3, key & 7
         if kind == 0:

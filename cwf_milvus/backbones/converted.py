@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
+import json
 import os
 import shutil
 import threading
@@ -10,6 +12,7 @@ import warnings
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +24,7 @@ from torch import Tensor, nn
 from cwf_milvus.backbones.base import Backbone, Head
 from cwf_milvus.backbones.half import HalfPrecision
 from cwf_milvus.backbones.silent import import_openvino
+from cwf_milvus.files import read_whole, write_whole
 
 if TYPE_CHECKING:
     import openvino
@@ -29,6 +33,7 @@ SAME_MAPS = 1e-3
 """Of the largest value: by how much converted maps may differ from PyTorch's."""
 
 _COMPILED = "compiled"  # a folder that is OpenVINO's own, by processor and options
+_COMPILED_BYTES = 8 * 2**30
 _LEAST = 32  # pixels a side; smaller images are PyTorch's, which says what is wrong with them
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}  # OpenVINO's names
 _PROBES = ((2, 160, 224), (1, 96, 320), (1, 224, 224))  # images, height, width: no two alike
@@ -150,6 +155,7 @@ class _Streams:
         }
         if isinstance(model, Path):
             kept = model.with_name(_COMPILED)
+            whole = _whole(kept)
             try:
                 self._compiled = openvino.Core().compile_model(
                     str(model), "CPU", {**options, "CACHE_DIR": str(kept)}
@@ -157,6 +163,7 @@ class _Streams:
             except RuntimeError:  # damaged
                 shutil.rmtree(kept, ignore_errors=True)
                 self._compiled = openvino.Core().compile_model(str(model), "CPU", options)
+            _note(kept, whole)
         else:
             self._compiled = openvino.Core().compile_model(model, "CPU", options)
         self._threads = ThreadPoolExecutor(n_streams, thread_name_prefix="openvino")
@@ -182,6 +189,35 @@ class _Streams:
         """Hold what is OpenVINO's for ever: in a fork, freeing it waits for threads not there."""
         for one in (self._compiled, *self._requests):
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(one))
+
+
+def _whole(kept: Path) -> set[str]:
+    """Return the files of a folder of compilations that are as they were written.
+
+    One of another is removed with all: OpenVINO would compute with what it finds.
+    """
+    try:
+        known = json.loads(read_whole(kept.with_suffix(".json"), 2**20))
+        whole = {name for name, digest in known.items() if _digest(kept / name) == digest}
+        damaged = {file.name for file in kept.iterdir()} - whole
+    except (OSError, ValueError, AttributeError, RecursionError):
+        whole, damaged = set(), {""}
+    if damaged:
+        shutil.rmtree(kept, ignore_errors=True)
+        return set()
+    return whole
+
+
+def _note(kept: Path, whole: set[str]) -> None:
+    with suppress(OSError, ValueError):  # what is not noted is compiled again
+        found = sorted(kept.iterdir())
+        if {file.name for file in found} != whole:
+            digests = {file.name: _digest(file) for file in found}
+            write_whole(kept.with_suffix(".json"), json.dumps(digests).encode())
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(read_whole(file, _COMPILED_BYTES)).hexdigest()
 
 
 _LIVE: weakref.WeakSet[_Streams] = weakref.WeakSet()

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -29,13 +29,14 @@ from cwf_milvus.backbones.converted import (
 from cwf_milvus.backbones.silent import import_openvino
 from cwf_milvus.backbones.weights import OWN_NETWORKS, RANDOM, find_weights
 from cwf_milvus.errors import SettingsError
-from cwf_milvus.files import cache_folder
+from cwf_milvus.files import cache_folder, read_whole
 
 Runtime = Literal["auto", "torch", "openvino"]
 """What runs a network. Not part of a fingerprint: descriptors agree to a cosine of .99999."""
 
 _ABOUT, _MODEL, _WEIGHTS, _HEAD = "about.json", "network.xml", "network.bin", "head.safetensors"
-_FORMAT = 1
+_FORMAT = 2
+_ABOUT_BYTES = 2**22
 _MADE_BY = ("cwf-milvus", "openvino", "torch", "torchvision", "timm")
 
 
@@ -139,15 +140,29 @@ def _read(place: Path, build: Callable[[], Backbone], dtype: str) -> Converted |
         _Refused: it is known that it is not to be converted.
     """
     try:
-        about = json.loads((place / _ABOUT).read_bytes())
+        told = json.loads(read_whole(place / _ABOUT, _ABOUT_BYTES))
+        about = json.loads(told["about"])
+        if _sha256(told["about"].encode()) != told["sha256"]:
+            return None
         if about["refused"]:
             raise _Refused(str(about["refused"]))
-        files = {name: (place / name).read_bytes() for name in (_MODEL, _WEIGHTS, _HEAD)}
-        if about["files"] != {name: _sha256(data) for name, data in files.items()}:
-            return None
+        files = {}
+        for name in (_MODEL, _WEIGHTS, _HEAD):
+            n_bytes, digest = about["files"][name]
+            files[name] = read_whole(place / name, n_bytes)
+            if _sha256(files[name]) != digest:
+                return None
         facts = Facts(**{**about["facts"], "class_names": tuple(about["facts"]["class_names"])})
         head = load(files[_HEAD])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError):
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        RecursionError,
+        SafetensorError,
+        AttributeError,
+    ):
         return None
     linear = (head["weight"], head["bias"]) if head else None
     return Converted(facts, place / _MODEL, linear, build, dtype)
@@ -191,14 +206,14 @@ def _converted(place: Path, build: Callable[[], Backbone], dtype: str) -> Conver
         about = {
             "refused": "",
             "facts": asdict(Facts.of(source)),
-            "files": {name: _sha256(data) for name, data in files.items()},
+            "files": {name: (len(data), _sha256(data)) for name, data in files.items()},
         }
-        _keep(place, {**files, _ABOUT: json.dumps(about).encode()})
+        _keep(place, {**files, _ABOUT: _told(about)})
         # As every later process reads it, so that all give the same vectors bit for bit.
         kept = _read(place, build, dtype)
         return kept or Converted(Facts.of(source), model, linear, lambda: source, dtype)
     warnings.warn(f"{source.name!r} is run by PyTorch, not by OpenVINO: {refused}", stacklevel=6)
-    _keep(place, {_ABOUT: json.dumps({"refused": refused}).encode()})
+    _keep(place, {_ABOUT: _told({"refused": refused})})
     raise _Refused(refused)
 
 
@@ -218,6 +233,12 @@ def _keep(place: Path, files: dict[str, bytes]) -> None:
             shutil.rmtree(part, ignore_errors=True)
     except OSError:
         return
+
+
+def _told(about: dict[str, Any]) -> bytes:
+    """Return what is kept of a network as a file that tells its own damage."""
+    text = json.dumps(about)
+    return json.dumps({"about": text, "sha256": _sha256(text.encode())}).encode()
 
 
 def _sha256(data: bytes) -> str:

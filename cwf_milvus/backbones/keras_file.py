@@ -19,7 +19,10 @@ Pair = tuple[np.ndarray, np.ndarray]
 Shapes = Mapping[str, Sequence[Sequence[int]]]
 
 # What h5py raises on files whose parts are not what they should be, and the readers below.
-DAMAGE = (ValueError, LookupError, TypeError, AttributeError, RuntimeError, MemoryError)
+DAMAGE = (
+    *(ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RuntimeError),
+    MemoryError,
+)
 _MOST_LAYERS = 1000
 _CONVOLUTIONS = 13  # before the head
 

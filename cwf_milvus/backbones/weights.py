@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
-import zipfile
+import stat
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -14,12 +15,19 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from cwf_milvus.backbones.checked import (
+    FILE_BYTES,
+    check_pickles,
+    check_safetensors,
+    check_zip,
+)
 from cwf_milvus.errors import WeightsError
 
 RANDOM = "random"
 """Pass as ``weights`` for seeded random weights: for tests and benchmarks, never for search."""
 
 _HOLDERS = ("state_dict", "model_state_dict", "model", "net", "network")
+_REAL = ("weight", "bias", "running_mean", "running_var")
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.")
 OWN_NETWORKS = (
     "efficientnet_lite0",
@@ -52,14 +60,22 @@ def load_state_dict(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path)
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise OSError("it is a folder, pipe or device")
         with path.open("rb") as file:
             head = file.read(9)
+            size = os.fstat(file.fileno()).st_size
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise WeightsError(f"cannot read the weights {str(path)!r}: {error}") from error
     if path.suffix.lower() in (".h5", ".hdf5", ".caffemodel") or head.startswith(b"\x89HDF"):
         raise WeightsError(
             f"{str(path)!r} is a Keras or Caffe model: turn it into safetensors once with "
             "`cwf-milvus convert-weights`, and pass the file that this writes"
+        )
+    if size > FILE_BYTES:
+        raise WeightsError(
+            f"{str(path)!r} has {size:,} bytes, more than the {FILE_BYTES:,} that a checkpoint may "
+            "have: save the network's state_dict() alone, or choose a smaller network"
         )
     if head[8:] == b"{":
         state = _read_safetensors(path)
@@ -71,20 +87,29 @@ def load_state_dict(path: str | Path) -> dict[str, Tensor]:
             f"(its first bytes are {head!r}); fetch it again or pass another file"
         )
     for name, value in state.items():
-        if not _is_plain(value):
+        is_whole = name.endswith(_REAL) and not value.is_floating_point()
+        if is_whole or not _is_plain(value):
             raise WeightsError(
-                f"weight {name!r} in {str(path)!r} is no plain dense tensor: save the network's "
-                "state_dict() in float32 as safetensors"
+                f"weight {name[:200]!r} in {str(path)!r} is no plain dense tensor of real numbers "
+                f"({value.dtype}): save the network's state_dict() in float32 as safetensors"
             )
+    if sum(value.numel() * value.element_size() for value in state.values()) > 4 * size:
+        # Many names of one storage, each of which is looked through below.
+        raise WeightsError(
+            f"the tensors in {str(path)!r} share their numbers many times over: save the network's "
+            "state_dict() as safetensors"
+        )
+    for name, value in state.items():
+        where = f"weight {name[:200]!r} in {str(path)!r}"
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise WeightsError(
-                f"weight {name!r} in {str(path)!r} holds NaN or infinity: the checkpoint is "
-                "damaged; fetch it again or pass another file"
+                f"{where} holds NaN or infinity: the checkpoint is damaged; fetch it again or pass "
+                "another file"
             )
         if name.endswith("running_var") and (value < 0).any():
             raise WeightsError(
-                f"weight {name!r} in {str(path)!r} holds a variance below zero: the checkpoint is "
-                "damaged; fetch it again or pass another file"
+                f"{where} holds a variance below zero: the checkpoint is damaged; fetch it again "
+                "or pass another file"
             )
     return state
 
@@ -92,7 +117,7 @@ def load_state_dict(path: str | Path) -> dict[str, Tensor]:
 def _is_plain(value: Tensor) -> bool:
     if value.layout != torch.strided or value.is_quantized or value.is_meta:
         return False
-    if value.is_floating_point() and value.element_size() < 2:
+    if value.is_complex() or (value.is_floating_point() and value.element_size() < 2):
         return False
     # A tensor larger than its storage (stride 0) is how a small file asks for all the memory.
     return value.numel() * value.element_size() <= value.untyped_storage().nbytes()
@@ -100,6 +125,8 @@ def _is_plain(value: Tensor) -> bool:
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
+        with path.open("rb") as opened:
+            check_safetensors(opened)
         with safe_open(path, framework="pt", device="cpu") as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
@@ -110,10 +137,8 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 def _read_torch(path: Path) -> dict[str, Tensor]:
     try:
         with path.open("rb") as file:  # of a path, torch would tell the format by the name
-            if zipfile.is_zipfile(file):
-                parts = zipfile.ZipFile(file).infolist()
-                if sum(part.file_size for part in parts) > path.stat().st_size:
-                    raise ValueError("compressed, which torch.save never does")
+            size = os.fstat(file.fileno()).st_size
+            (check_zip if file.read(4) == b"PK\3\4" else check_pickles)(file, size)
             file.seek(0)
             state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a hostile pickle can make the restricted unpickler raise anything

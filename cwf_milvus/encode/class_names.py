@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Sequence
 from contextlib import suppress
 
-from cwf_milvus.files import cache_folder, write_whole
+from cwf_milvus.files import cache_folder, read_whole, write_whole
 
 _FINGERPRINT = re.compile("[0-9a-f]{64}")
 _MOST_BYTES = 2**22
@@ -19,9 +20,11 @@ def kept_class_names(fingerprint: str) -> tuple[str, ...] | None:
     if folder is None or not _FINGERPRINT.fullmatch(fingerprint):
         return None
     try:
-        with (folder / f"{fingerprint}.json").open("rb") as file:
-            names = json.loads(file.read(_MOST_BYTES))
-    except (OSError, ValueError, RecursionError):
+        told = json.loads(read_whole(folder / f"{fingerprint}.json", _MOST_BYTES))
+        names, digest = told["names"], told["sha256"]
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
+        return None
+    if digest != _digest(names):
         return None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         return None
@@ -34,4 +37,9 @@ def keep_class_names(fingerprint: str, names: Sequence[str]) -> None:
     known = kept_class_names(fingerprint)
     if folder is not None and known != tuple(names):
         with suppress(OSError):
-            write_whole(folder / f"{fingerprint}.json", json.dumps(list(names)).encode())
+            told = {"names": list(names), "sha256": _digest(list(names))}
+            write_whole(folder / f"{fingerprint}.json", json.dumps(told).encode())
+
+
+def _digest(names: object) -> str:
+    return hashlib.sha256(json.dumps(names).encode()).hexdigest()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import stat
+import sys
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import unquote_to_bytes
@@ -12,9 +14,10 @@ from urllib.parse import unquote_to_bytes
 import fsspec
 
 from cwf_milvus.errors import ImageError, quoted
+from cwf_milvus.photos.archives import KINDS, Archive
 from cwf_milvus.photos.formats import PHOTO_SUFFIXES as PHOTO_SUFFIXES
 from cwf_milvus.photos.limits import MAX_BYTES
-from cwf_milvus.photos.web import is_web, read_web
+from cwf_milvus.photos.web import is_web, kept_web, read_web
 
 _BASE64 = re.compile(r"(/9j/|iVBORw0KGgo|UklGR|R0lGOD|SUkq|TU0A|Qk|AAAA)[A-Za-z0-9+/=_\-\s]{200,}")
 _URL = re.compile(r"[a-z][a-z0-9+.\-]+(://|::.*://)", re.IGNORECASE | re.DOTALL)
@@ -32,22 +35,97 @@ named in a file, run programs, or reach what its user never meant: the environme
 ``CWF_MILVUS_PROTOCOLS`` adds them, with spaces between."""
 
 
+_MOST_ARCHIVES = 2  # one in the other
+_MOST_PARTS = 100  # of a chain; a query may have some of its own
+
+
 def filesystem_of(url: str) -> tuple[Any, str]:
-    """Return the ``fsspec`` filesystem of a url, and the path in it.
+    """Return the filesystem of a url, and the path in it.
+
+    Archives are read by `photos.archives`, by http and https through `photos.web`, and others by
+    ``fsspec``. What is asked for is read straight from its place: "simplecache" does nothing.
 
     Raises:
-        ImageError: a protocol that is not on.
+        ImageError: a protocol that is not on, a chain that is not read, or an archive that is too
+            large.
         Exception: whatever the filesystem's library raises.
     """
+    return _filesystem(_chain(url), url)
+
+
+def _chain(url: str) -> list[tuple[str, str]]:
+    """Return protocol and path of each part of a url; of a local file the protocol is "file".
+
+    Raises:
+        ImageError: as `filesystem_of`.
+    """
     on = PROTOCOLS.union(os.environ.get("CWF_MILVUS_PROTOCOLS", "").lower().split())
-    for protocol in re.findall(r"(?:^|::)([^:/]+)(?=://|::)", url.lower()):
+    parts, rest = [], url
+    while rest and url.count("::") < _MOST_PARTS:
+        if is_web(rest):  # with whatever stands in its query
+            protocol, path, rest = "https", rest, ""
+        else:
+            part, _, rest = rest.partition("::")
+            protocol, sep, path = part.partition("://")
+            if not sep and not re.match(r"[a-z]+\Z|data:", part):
+                protocol, path = "file", os.path.expanduser(part)  # noqa: PTH111 - as fsspec
+            protocol = protocol.partition(":")[0].lower()
         if protocol not in on:
             raise ImageError(
                 f"{quoted(url)}: the protocol {quoted(protocol)} is not on; set "
                 f"CWF_MILVUS_PROTOCOLS={protocol} if you trust all urls that are read"
             )
-    files, path = fsspec.core.url_to_fs(url)
-    return files, path
+        if protocol != "simplecache":
+            parts.append((protocol, path))
+    kinds = [protocol for protocol, _ in parts]
+    is_plain = {*kinds[:-1]} <= {*KINDS}
+    too_deep = sum(kind in KINDS for kind in kinds) > _MOST_ARCHIVES
+    if not parts or too_deep or not (is_plain or {"http", "https"}.isdisjoint(kinds)):
+        raise ImageError(
+            f"{quoted(url)}: such a chain is not read; write zip://PHOTO::ARCHIVE, or download it"
+        )
+    return parts
+
+
+def _filesystem(chain: list[tuple[str, str]], url: str) -> tuple[Any, str]:
+    (protocol, path), *inner = chain
+    if protocol not in KINDS:
+        files, place = fsspec.core.url_to_fs("::".join(f"{kind}://{part}" for kind, part in chain))
+        return files, place
+    if not inner:
+        raise ImageError(f"{quoted(url)} names no archive; write {protocol}://PHOTO::ARCHIVE")
+    return Archive(protocol, _seekable(inner, url)), path.strip("/")
+
+
+def _opened(chain: list[tuple[str, str]], url: str) -> IO[bytes]:
+    """Return what a chain leads to, open for reading."""
+    (protocol, path), *_ = chain
+    if protocol in ("http", "https"):
+        return io.BytesIO(kept_web(path, MAX_BYTES))
+    if protocol in ("file", "local"):
+        return _open_file(Path(path), url, sys.maxsize)
+    files, inner = _filesystem(chain, url)
+    try:
+        opened: IO[bytes] = files.open(inner, "rb")
+    except BaseException:
+        leave(files)
+        raise
+    return opened
+
+
+def leave(files: Any) -> None:
+    """Close a filesystem of `filesystem_of`, where it is one to be closed."""
+    if isinstance(files, Archive):
+        files.close()
+
+
+def _seekable(chain: list[tuple[str, str]], url: str) -> IO[bytes]:
+    """Return an archive, open; one within another is unpacked to memory, not at every step."""
+    opened = _opened(chain, url)
+    if chain[0][0] not in KINDS:
+        return opened
+    with opened:
+        return io.BytesIO(read_all(opened, url, MAX_BYTES))
 
 
 def uri_of(path: str | os.PathLike[str]) -> str:
@@ -71,7 +149,7 @@ def uri_of(path: str | os.PathLike[str]) -> str:
 def read_bytes(uri: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> bytes:
     """Read a whole local file or url, once, without ever waiting on a pipe or device.
 
-    http(s) urls are read by `photos.web`, within a time, others by ``fsspec``.
+    http(s) urls are read by `photos.web`, within a time, others as `filesystem_of` says.
 
     Raises:
         ImageError: it is missing, unreadable, empty, no file, or larger than ``max_bytes``.
@@ -81,8 +159,7 @@ def read_bytes(uri: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> by
         if path is None and is_web(name):
             return checked_size(read_web(name, max_bytes), name, max_bytes)
         if path is None:
-            files, inner = filesystem_of(name)
-            opened = files.open(inner, "rb")
+            opened = _opened(_chain(name), name)
         else:
             opened = _open_file(Path(path), name, max_bytes)
     except ImageError:

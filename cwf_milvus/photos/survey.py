@@ -19,7 +19,7 @@ from cwf_milvus.photos.formats import (
     format_of,
     suffix_of,
 )
-from cwf_milvus.photos.sources import filesystem_of, local_path, unreadable, uri_of
+from cwf_milvus.photos.sources import filesystem_of, leave, local_path, unreadable, uri_of
 from cwf_milvus.photos.web import is_web
 
 
@@ -163,6 +163,7 @@ def _of_url(url: str, recursive: bool) -> Iterator[Met]:
     if is_web(url) or (format_by_name(segment) is not None and not is_glob):
         yield Met(url, "photo")
         return
+    files = None
     try:
         files, root = filesystem_of(url)
         is_folder = files.isdir(root)
@@ -177,6 +178,8 @@ def _of_url(url: str, recursive: bool) -> Iterator[Met]:
         raise
     except Exception as error:  # fsspec's backends raise what their libraries raise
         raise unreadable(url, error) from error
+    finally:
+        leave(files)
     if not found and not is_folder:
         raise ImageError(f"{quoted(url)} does not exist; name a photo, a folder or a glob")
     known = set(root.split("/"))

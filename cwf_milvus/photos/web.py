@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import ipaddress
+import re
 import socket
 import threading
 import urllib.error
@@ -12,17 +13,48 @@ import urllib.request
 from contextlib import suppress
 from typing import Any
 
+from cachetools import TTLCache
+
 from cwf_milvus.errors import ImageError, quoted
+from cwf_milvus.photos.limits import MAX_BYTES
 
 SECONDS = 60.0
 """In all, from the first byte asked for to the last."""
 _PATIENCE = 15.0  # seconds without a byte
 _REDIRECTS = 5
+_KEPT_SECONDS = 600.0
+
+_kept: TTLCache[str, bytes] = TTLCache(MAX_BYTES, _KEPT_SECONDS, getsizeof=len)
+_keeping = threading.Lock()
+_reading = [threading.Lock() for _ in range(64)]  # by url, so that one is not read twice at once
 
 
 def is_web(url: str) -> bool:
-    """Tell an http or https url, without a chain of filesystems."""
-    return url.lower().startswith(("http://", "https://")) and "::" not in url.partition("?")[0]
+    """Tell an http or https url, without a chain of filesystems other than "simplecache"."""
+    bare = re.sub(r"^(https?://)\[[^\]/]*", r"\1", _bare(url).lower())  # ::1 is an address
+    return bare.startswith(("http://", "https://")) and "::" not in bare.partition("?")[0]
+
+
+def kept_web(url: str, max_bytes: int) -> bytes:
+    """Read as `read_web`, and keep for ten minutes: of an archive, many photos are asked for.
+
+    What is kept has at most `MAX_BYTES` in all.
+
+    Raises:
+        ImageError: as `read_web`, or it has more than `max_bytes`.
+    """
+    with _reading[hash(url) % len(_reading)]:
+        with _keeping:
+            data: bytes | None = _kept.get(url)
+        if data is None:
+            data = read_web(url, max_bytes)
+            if len(data) > max_bytes:
+                raise ImageError(
+                    f"{quoted(url)} is larger than {max_bytes:,} bytes; download and unpack it"
+                )
+            with _keeping, suppress(ValueError):  # larger than all that may be kept
+                _kept[url] = data
+    return data
 
 
 def read_web(url: str, max_bytes: int, *, public_only: bool = False) -> bytes:
@@ -40,6 +72,7 @@ def read_web(url: str, max_bytes: int, *, public_only: bool = False) -> bytes:
     Raises:
         ImageError: it cannot be had, answers with an error, or takes longer than `SECONDS`.
     """
+    url = _bare(url)
     with _Deadline(SECONDS, public_only) as deadline:
         opener = urllib.request.build_opener(
             _handler(urllib.request.HTTPHandler, http.client.HTTPConnection, deadline),
@@ -139,6 +172,10 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(request, answer, code, message, headers, url)
 
 
+def _bare(url: str) -> str:
+    return re.sub("^(simplecache::)+", "", url, flags=re.IGNORECASE)
+
+
 def _escaped(url: str) -> str:
     """Return a url with spaces and letters of its path and query percent-encoded."""
     parts = urllib.parse.urlsplit(url)
@@ -152,7 +189,8 @@ def _message(url: str, error: Exception, late: bool) -> str:
     if late:
         return f"{start}it took more than {SECONDS:g} seconds; download it first"
     if isinstance(error, urllib.error.HTTPError):
-        return f"{start}the host answers {error.code} {error.reason}; check the url"
+        words = " ".join(str(error.reason).split())[:200]
+        return f"{start}the host answers {error.code} {words}; check the url"
     if isinstance(error, urllib.error.URLError):
         error = error.reason if isinstance(error.reason, Exception) else error
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__

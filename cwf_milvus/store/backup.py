@@ -10,18 +10,20 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import stat
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
-from cwf_milvus.errors import CollectionError, CwfError, SettingsError
+from cwf_milvus.errors import CollectionError, CwfError, ImageError, SettingsError
 from cwf_milvus.files import write_whole
+from cwf_milvus.photos.archives import Bounded
 from cwf_milvus.store.client import MESSAGE_BYTES, Store, new_mark
 from cwf_milvus.store.layout import METADATA_BYTES, URI_BYTES, Layout
 from cwf_milvus.store.packing import Text
@@ -37,6 +39,7 @@ _PART_BYTES = 64 * 2**20
 _WRITTEN_BYTES = 32 * 2**20  # of a part of rows with the most metadata
 _ABOUT_BYTES = 16 * 2**20
 _MOST_RATIO = 100  # bytes to compressed bytes: JSON of ours has less than 5
+_MOST_VALUES = 10**6  # of a part's lists, objects or names
 _RESTORING = "restoring"
 _SIDE_KEYS = ("manifest", "note/")  # and the encoder's files: not counters, nor moves
 
@@ -107,7 +110,7 @@ def restore(
         StoreError: Milvus failed.
     """
     try:
-        with zipfile.ZipFile(file) as archive:
+        with _opened(file) as opened, zipfile.ZipFile(Bounded(opened)) as archive:
             about, identity = _about(archive, file)
             called = about["collection"] if name is None else name
             check_name(called)
@@ -118,9 +121,12 @@ def restore(
                 return _restore(store, called, archive, about, identity)
             finally:
                 store.close()
-    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+    except (
+        *(OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError),
+        ImageError,  # of a directory that is too long
+    ) as error:
         raise SettingsError(f"{str(file)!r} cannot be read as a backup ({error})") from error
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
         if isinstance(error, CwfError):
             raise
         raise _damaged(f"its contents are none of a collection: {error!r:.200}") from error
@@ -134,6 +140,11 @@ def _write(collection: PhotoRows, path: Path, outcome: Backup) -> None:
 
         def put(name: str, rows: Sequence[Mapping[str, Any]]) -> None:
             data = json.dumps(rows, ensure_ascii=False).encode("utf-8", "surrogatepass")
+            if _is_dense(data) and len(rows) > 1:
+                stem, half = name.removesuffix(".json"), len(rows) // 2
+                put(f"{stem}-0.json", rows[:half])
+                put(f"{stem}-1.json", rows[half:])
+                return
             parts[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
             if len(data) > _PART_BYTES:
                 raise CollectionError(
@@ -220,6 +231,8 @@ def _restore(
         store.write(f"{name}_encoder", [{**entry, "vector": [0.0, 0.0]}])
         store.create(name, layout.schema(), "descriptor", index, mark=mark)
     collection, outcome = PhotoRows(store, name), Backup(name)
+    if wrong := collection.sidecar.verify():
+        raise _damaged(wrong[0][:200])
     for part in parts:
         rows = _rows(archive, part)
         if part.startswith("photos/"):
@@ -266,7 +279,10 @@ def _about(archive: zipfile.ZipFile, file: str | Path) -> tuple[dict[str, Any], 
 def _rows(archive: zipfile.ZipFile, name: str) -> list[dict[str, Any]]:
     """Return the rows of a part that was read before, and is right."""
     try:
-        rows = json.loads(archive.read(name).decode("utf-8", "surrogatepass"))
+        data = _unpacked(archive, archive.getinfo(name), _PART_BYTES)
+        if _is_dense(data):
+            raise _damaged(f"its part {name!r:.100} has more values than a backup's")
+        rows = json.loads(data.decode("utf-8", "surrogatepass"))
         return [_given(dict(row)) for row in rows]
     except RecursionError as error:
         raise _damaged(f"its part {name!r:.100} is nested too deep") from error
@@ -282,13 +298,32 @@ def _checked(archive: zipfile.ZipFile, name: str, most: int, digest: str) -> byt
     if entry.file_size > most or entry.file_size > _MOST_RATIO * max(entry.compress_size, 1000):
         raise _damaged(f"its part {name!r:.100} declares {entry.file_size:,} bytes")
     try:
-        with archive.open(entry) as part:
-            data = part.read(most + 1)
+        data = _unpacked(archive, entry, most)
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError) as error:
         raise _damaged(f"its part {name!r:.100}: {error}") from error
     if hashlib.sha256(data).hexdigest() != digest:
         raise _damaged(f"its part {name!r:.100} has another checksum")
     return data
+
+
+def _unpacked(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, most: int) -> bytes:
+    """Return a part; of a larger one more than `most` bytes."""
+    found: list[bytes] = []
+    with archive.open(entry) as part:
+        while sum(map(len, found)) <= most and (piece := part.read(2**20)):
+            found.append(piece)
+    return b"".join(found)
+
+
+def _is_dense(data: bytes) -> bool:
+    """Tell JSON that takes far more memory than its bytes: of brackets or names alone."""
+    return data.count(b"[") + data.count(b"{") > _MOST_VALUES or data.count(b'":') > _MOST_VALUES
+
+
+def _opened(file: str | Path) -> IO[bytes]:
+    if not stat.S_ISREG(Path(file).stat().st_mode):
+        raise OSError("it is a folder, pipe or device")
+    return Path(file).open("rb")
 
 
 def _damaged(what: str) -> CollectionError:
@@ -297,9 +332,9 @@ def _damaged(what: str) -> CollectionError:
 
 def _is_backup(path: Path) -> bool:
     try:
-        with zipfile.ZipFile(path) as archive:
+        with _opened(path) as opened, zipfile.ZipFile(Bounded(opened)) as archive:
             return archive.comment.startswith(_COMMENT)
-    except (OSError, zipfile.BadZipFile):
+    except (OSError, zipfile.BadZipFile, ImageError):
         return False
 
 

@@ -16,7 +16,7 @@ from cwf_milvus.encode.encoding import Encoding, Kind, Stored
 from cwf_milvus.errors import ImageError, MismatchError, SettingsError
 from cwf_milvus.store.filters import is_storable
 from cwf_milvus.store.kinds import STORED, Room
-from cwf_milvus.store.packing import FIELD_BYTES, Precision, Text
+from cwf_milvus.store.packing import FIELD_BYTES, PRECISIONS, Precision, Text
 from cwf_milvus.store.told import Told
 
 URI_BYTES = 4096
@@ -26,6 +26,7 @@ _BESIDE = "_beside"  # keeps `Told.beside`
 _RESERVED = {"$meta", "_seq", "_partition", _BESIDE}
 _ARRAY_ITEMS = 4096
 _SCHEMA_FIELDS = 64
+_MOST = 10**6  # of what a row has room for; its fields are counted one by one
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,15 @@ class Layout:
         )
 
     def __post_init__(self) -> None:
-        """Raise `SettingsError` for more than a Milvus server takes."""
+        """Raise `SettingsError` for more than a Milvus server takes, and for no numbers."""
+        for name in ("dim", "n_classes", "n_regions", "n_keypoints"):
+            value = getattr(self, name)
+            if type(value) is not int or not (name == "dim") <= value <= _MOST:
+                raise SettingsError(f"{name}={value!r:.50}: it is no number of at most {_MOST:,}")
+        if self.precision not in PRECISIONS:
+            raise SettingsError(
+                f"precision={self.precision!r:.50}: give one of {', '.join(PRECISIONS)}"
+            )
         if self.n_classes > _ARRAY_ITEMS:
             raise SettingsError(f"n_classes={self.n_classes}: Milvus stores at most {_ARRAY_ITEMS}")
         if len(self.fields) > _SCHEMA_FIELDS:

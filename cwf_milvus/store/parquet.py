@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import Any
 
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
-from pymilvus import CollectionSchema, DataType
+from pymilvus import CollectionSchema
 
 from cwf_milvus.errors import CollectionError, SettingsError
 from cwf_milvus.store.augmentation import Augmented
@@ -29,17 +29,23 @@ from cwf_milvus.store.client import MESSAGE_BYTES, Store
 from cwf_milvus.store.graph import Graph
 from cwf_milvus.store.layout import METADATA_BYTES, Layout
 from cwf_milvus.store.packing import Text
+from cwf_milvus.store.parquet_files import (
+    ABOUT,
+    FORMAT,
+    ROWS,
+    Row,
+    is_export,
+    manifest_of,
+    parts_of,
+    read_about,
+)
 from cwf_milvus.store.photo_rows import PhotoRows
 from cwf_milvus.store.refusals import check_name, checked_index
 from cwf_milvus.store.sidecar import MANIFEST, Sidecar, sidecar_schema
 
-FORMAT = 1
 FILE_BYTES = 128 * 2**20
 """About how large a file is: Milvus takes 16 GB a file, and 1,024 files a request."""
 
-_Row = dict[str, Any]
-_ABOUT = "export.json"
-_ROWS = "photos"
 _FLAT = {"index_type": "FLAT"}
 
 
@@ -91,9 +97,9 @@ def export_collection(
     for name, schema, found in _tables(rows, mark, progress):
         files, n = _written(partial / name, schema, found)
         tables[name] = {"rows": n, "files": files, "schema": schema.to_dict()}
-        n_photos = n if name == _ROWS else n_photos
+        n_photos = n if name == ROWS else n_photos
     about = {"format": FORMAT, "collection": rows.name, "mark": mark, "tables": tables}
-    (partial / _ABOUT).write_text(json.dumps(about, indent=1, default=int), encoding="utf-8")
+    (partial / ABOUT).write_text(json.dumps(about, indent=1, default=int), encoding="utf-8")
     shutil.rmtree(place, ignore_errors=True)
     partial.rename(place)
     size = sum(file.stat().st_size for file in place.glob("*/*.parquet"))
@@ -132,15 +138,20 @@ def import_collection(
         CollectionError: another collection has the name, or files are damaged.
         StoreError: Milvus failed; call again to go on.
     """
-    place, about = _read_about(folder)
+    place, about = read_about(folder)
     name = str(about["collection"]) if name is None else name
     check_name(name)
     store = Store(uri, token=token, make=True)
     try:
-        manifest = _manifest(place, about)
+        manifest = manifest_of(place, about)
         given = manifest.get("index") if index is None and not store.is_lite else index
         kind = checked_index(given, store.is_lite)
-        layout = Layout.of(manifest)
+        try:
+            layout = Layout.of(manifest)
+        except (KeyError, TypeError) as error:
+            raise CollectionError(
+                f"the export {str(folder)!r} is damaged ({error!r:.200}): export again"
+            ) from error
         mark = str(about["mark"])
         if store.call("has_collection", name) and store.mark_of(name) != mark:
             raise CollectionError(
@@ -150,11 +161,16 @@ def import_collection(
         encoder = f"{name}_{Sidecar.suffix}"
         store.ensure(encoder, sidecar_schema(), "vector", _FLAT)
         # The encoder is small, and nothing can be opened without it.
-        for part in _parts(place, about, Sidecar.suffix):
+        for part in parts_of(place, about, Sidecar.suffix, sidecar_schema()):
             store.write(encoder, [_with_index(row, mark, kind) for row in part])
         if not store.call("has_collection", name):
             store.create(name, layout.schema(), "descriptor", kind, mark=mark)
         made = PhotoRows(store, name)
+        if wrong := made.sidecar.verify():
+            raise CollectionError(
+                f"the encoder of the export {str(folder)!r} is damaged ({wrong[0]:.200}): export "
+                "again"
+            )
         return _fill(made, place, about, schema_only, progress)
     finally:
         store.close()
@@ -167,7 +183,7 @@ def checked_export(folder: str | Path) -> Path:
         SettingsError: the folder is one of something else, or pymilvus' bulk writer is missing.
     """
     place = Path(folder).absolute()
-    if place.is_file() or (place.is_dir() and any(place.iterdir()) and not _is_export(place)):
+    if place.is_file() or (place.is_dir() and any(place.iterdir()) and not is_export(place)):
         raise SettingsError(
             f"{str(folder)!r} is there, and is no earlier export: name another folder"
         )
@@ -187,9 +203,9 @@ def _mark_of(rows: PhotoRows) -> str:
 
 def _tables(
     rows: PhotoRows, mark: str, progress: Callable[[int, int], None] | None
-) -> Iterator[tuple[str, CollectionSchema, Iterator[_Row]]]:
+) -> Iterator[tuple[str, CollectionSchema, Iterator[Row]]]:
     """Yield what is to be written: of what name, of which fields, and its rows."""
-    yield _ROWS, rows.layout.schema(), _photo_rows(rows, progress)
+    yield ROWS, rows.layout.schema(), _photo_rows(rows, progress)
     prefix = rows.sidecar.prefix
     for side in (rows.sidecar, rows.ledger, rows.class_rows, Augmented(rows), rows.graph):
         if side is None or not side.exists():
@@ -210,7 +226,7 @@ def _tables(
             )
 
 
-def _photo_rows(rows: PhotoRows, progress: Callable[[int, int], None] | None) -> Iterator[_Row]:
+def _photo_rows(rows: PhotoRows, progress: Callable[[int, int], None] | None) -> Iterator[Row]:
     at_once = max(1, MESSAGE_BYTES // (rows.layout.row_bytes + 4 * METADATA_BYTES))
     uris, total, done = rows.uris(), rows.count(), 0
     while part := list(islice(uris, at_once)):
@@ -221,7 +237,7 @@ def _photo_rows(rows: PhotoRows, progress: Callable[[int, int], None] | None) ->
             progress(done, max(done, total))
 
 
-def _side_rows(rows: PhotoRows, name: str, schema: CollectionSchema) -> Iterator[_Row]:
+def _side_rows(rows: PhotoRows, name: str, schema: CollectionSchema) -> Iterator[Row]:
     key, *fields = (field.name for field in schema.fields)
     fields += ["$meta"] if schema.enable_dynamic_field else []
     keys = (row[key] for row in rows.store.scan(name, key))
@@ -230,7 +246,7 @@ def _side_rows(rows: PhotoRows, name: str, schema: CollectionSchema) -> Iterator
         yield from rows.store.fetch(name, key, part, fields, row_bytes=row_bytes).values()
 
 
-def _written(folder: Path, schema: CollectionSchema, rows: Iterator[_Row]) -> tuple[list[str], int]:
+def _written(folder: Path, schema: CollectionSchema, rows: Iterator[Row]) -> tuple[list[str], int]:
     """Write one collection's files; returns their names and how many rows they have."""
     bulk = _bulk_writer()
     folder.mkdir()
@@ -273,82 +289,19 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Text) else value
 
 
-def _is_export(folder: Path) -> bool:
-    return (folder / _ABOUT).is_file()
-
-
-def _read_about(folder: str | Path) -> tuple[Path, dict[str, Any]]:
-    place = Path(folder)
-    try:
-        about = json.loads((place / _ABOUT).read_text("utf-8"))
-        is_ours = about["format"] == FORMAT and {_ROWS, Sidecar.suffix} <= about["tables"].keys()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise SettingsError(
-            f"{str(folder)!r} is no export ({error!r}): name a folder that `cwf-milvus export` made"
-        ) from error
-    if not is_ours:
-        raise SettingsError(
-            f"{str(folder)!r} is an export of format {about['format']!r}, this version reads "
-            f"{FORMAT}: update cwf-milvus"
-        )
-    return place, about
-
-
-def read_rows(place: str | Path, table: str = _ROWS) -> Iterator[_Row]:
+def read_rows(place: str | Path, table: str = ROWS) -> Iterator[Row]:
     """Yield the rows of an export as Milvus gives them: "photos", or a side collection's suffix.
 
     Raises:
         SettingsError: no export.
         CollectionError: files that are missing or damaged.
     """
-    folder, about = _read_about(place)
-    for part in _parts(folder, about, table):
+    folder, about = read_about(place)
+    for part in parts_of(folder, about, table):
         yield from part
 
 
-def _parts(place: Path, about: Mapping[str, Any], table: str) -> Iterator[list[_Row]]:
-    """Yield the rows of a table, as many at once as go into a message."""
-    told = about["tables"][table]
-    sparse = {
-        field["name"]
-        for field in told["schema"]["fields"]
-        if field["type"] == DataType.SPARSE_FLOAT_VECTOR
-    }
-    seen = 0
-    try:
-        for name in told["files"]:
-            file = place / table / Path(name).name
-            for batch in pq.ParquetFile(file).iter_batches(batch_size=100):
-                seen += len(batch)
-                yield [_as_row(row, sparse) for row in batch.to_pylist()]
-    except (OSError, ValueError) as error:
-        raise CollectionError(
-            f"the export {str(place)!r} is damaged ({error}): export again"
-        ) from error
-    if seen != told["rows"]:
-        raise CollectionError(
-            f"{table!r} of the export {str(place)!r} has {seen} rows, and had {told['rows']}: "
-            "export again"
-        )
-
-
-def _as_row(row: _Row, sparse: set[str]) -> _Row:
-    extra = json.loads(row.pop("$meta", None) or "{}")
-    for name in sparse:
-        row[name] = {int(number): value for number, value in json.loads(row[name]).items()}
-    texts = {name: Text(value) for name, value in row.items() if isinstance(value, str)}
-    return {**row, **texts, **extra}
-
-
-def _manifest(place: Path, about: Mapping[str, Any]) -> dict[str, Any]:
-    for part in _parts(place, about, Sidecar.suffix):
-        for row in part:
-            if row["key"] == f"{about['mark']}/{MANIFEST}":
-                return dict(json.loads(row["value"]))
-    raise CollectionError(f"the export {str(place)!r} has no encoder: export again")
-
-
-def _with_index(row: _Row, mark: str, index: Mapping[str, Any]) -> _Row:
+def _with_index(row: Row, mark: str, index: Mapping[str, Any]) -> Row:
     if row["key"] != f"{mark}/{MANIFEST}":
         return row
     value = json.dumps({**json.loads(row["value"]), "index": dict(index)})
@@ -369,9 +322,16 @@ def _fill(
         if side is None or side.suffix not in tables:
             continue
         side.create()
-        for part in () if schema_only else _parts(place, about, side.suffix):
+        for part in () if schema_only else parts_of(place, about, side.suffix, side.schema()):
             store.write(side.name, part)
-    for part in () if schema_only else _parts(place, about, _ROWS):
+    layout = made.layout
+
+    def check(row: Row) -> None:
+        if layout.checksum(row) != row["checksum"]:
+            raise ValueError(f"the row of {row['uri']!r:.200} has another checksum")
+
+    schema = layout.schema()
+    for part in () if schema_only else parts_of(place, about, ROWS, schema, check):
         uris = [row["uri"] for row in part]
         there = store.fetch(made.name, "uri", uris, ["checksum"])
         new = [row for row in part if there.get(row["uri"], {}).get("checksum") != row["checksum"]]
@@ -380,5 +340,5 @@ def _fill(
         written += len(new)
         done += len(part)
         if progress is not None:
-            progress(done, tables[_ROWS]["rows"])
+            progress(done, tables[ROWS]["rows"])
     return written

@@ -27,6 +27,7 @@ FORMAT = 3
 # In 1 vectors are float16, and the manifest does not say so; in 1 and 2 there is no mark.
 _READ = (1, 2, FORMAT)
 _CHUNK_BYTES = 45_000  # 60,000 characters of base64
+_FILE_BYTES = 2**31  # of an encoder's file, each chunk of which is asked for by name
 MANIFEST = "manifest"
 _COUNTS = "ledger/"
 _NOTE = "note/"
@@ -262,6 +263,15 @@ class Sidecar(SideCollection):
                 f"{self.name!r} in {self.store.uri} is of format {manifest.get('format')!r}, this "
                 f"version reads up to {FORMAT}: update cwf-milvus"
             )
+        try:
+            for known in manifest["files"].values():
+                if not 0 <= known["bytes"] <= _FILE_BYTES or not isinstance(known["sha256"], str):
+                    raise ValueError(f"a file of {known['bytes']!r:.50} bytes")
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            raise CollectionError(
+                f"the encoder in {self.name!r} of {self.store.uri} is damaged ({error!r:.200}): "
+                f"{_AGAIN}"
+            ) from error
         return manifest
 
     def _read_file(self, file: str, known: dict[str, Any]) -> bytes:
@@ -285,7 +295,7 @@ class Sidecar(SideCollection):
     def _parsed(self, key: str, rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
         try:
             return dict(json.loads(rows[key]["value"]))
-        except (KeyError, ValueError, TypeError) as error:
+        except (KeyError, ValueError, TypeError, RecursionError) as error:
             raise CollectionError(
                 f"the {key.removeprefix(self.prefix)} in {self.name!r} of {self.store.uri} is "
                 f"missing or damaged ({error!r}): {_AGAIN}"

@@ -8,8 +8,9 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
-from cwf_milvus.files import write_whole
+from cwf_milvus.files import read_whole, write_whole
 
+_PICTURE_BYTES = 2**24
 _ROOM = 0.9  # of the limit that is left in use when files had to go
 
 
@@ -38,7 +39,7 @@ class Thumbnails:
         if file is None:
             return None
         try:
-            data = file.read_bytes()
+            data = read_whole(file, _PICTURE_BYTES)
             os.utime(file)  # used now
         except OSError:
             return None
