@@ -23,6 +23,7 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 from pymilvus import CollectionSchema
 
 from cwf_milvus.errors import CollectionError, SettingsError
+from cwf_milvus.store.answers import words_of
 from cwf_milvus.store.augmentation import Augmented
 from cwf_milvus.store.class_rows import ClassRows
 from cwf_milvus.store.client import MESSAGE_BYTES, Store
@@ -254,6 +255,15 @@ def _written(folder: Path, schema: CollectionSchema, rows: Iterator[Row]) -> tup
     writer = bulk.LocalBulkWriter(
         schema, str(folder), chunk_size=FILE_BYTES, file_type=bulk.BulkFileType.PARQUET
     )
+    flush, failures = writer._flush, list[Exception]()
+
+    def flush_quietly(*args: Any) -> None:  # in a thread, which would print its traceback
+        try:
+            flush(*args)
+        except Exception as error:
+            failures.append(error)
+
+    writer._flush = flush_quietly
     n = 0
     for row in rows:
         writer.append_row({name: _plain(value) for name, value in row.items()})
@@ -265,10 +275,11 @@ def _written(folder: Path, schema: CollectionSchema, rows: Iterator[Row]) -> tup
         Path(file).rename(folder.parent / files[-1])
     shutil.rmtree(writer.data_path, ignore_errors=True)
     there = sum(pq.read_metadata(folder.parent / file).num_rows for file in files)
-    if there != n:  # the writer's threads keep their errors to themselves
+    if failures or there != n:
+        why = f" ({words_of(failures[0])})" if failures else ""
         raise CollectionError(
-            f"{n} rows of {folder.name!r} were written, and {there} are in the files: make room on "
-            "the disk, and export again"
+            f"{n} rows of {folder.name!r} were written, and {there} are in the files{why}: make "
+            "room on the disk, and export again"
         )
     return files, n
 
@@ -280,8 +291,8 @@ def _bulk_writer() -> ModuleType:
     try:
         return importlib.import_module("pymilvus.bulk_writer")  # brings pandas' readers
     finally:
-        for name in ("bulk_writer", "pymilvus.bulk_writer"):  # a line for every file, and more
-            logging.getLogger(name).setLevel(logging.WARNING)
+        for name in ("bulk_writer", "pymilvus.bulk_writer"):  # what goes wrong is raised
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         root.handlers[:], root.level = handlers, level
 
 
