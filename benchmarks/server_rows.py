@@ -54,6 +54,7 @@ def server_rows(folder: Path, rows: int = 1_000_000, rounds: int = 5) -> dict[st
             found[f"{n} queries: ours over bare"] = statistics.median(
                 one / first for first, one in times[1:]
             )
+        bare.close()
     return found
 
 
