@@ -67,6 +67,10 @@ def drop_parts(folder: Path, older: float = 60.0) -> None:
 def read_whole(path: str | Path, most_bytes: int) -> bytes:
     """Read a file whole, without ever waiting on a pipe or device.
 
+    Args:
+        path: the file.
+        most_bytes: a larger one is refused.
+
     Raises:
         OSError: it cannot be read, is none, or has more bytes than `most_bytes`.
         ValueError: no name that a file can have.

@@ -166,7 +166,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _few_threads() -> None:
     """Let no thread spin: one search's products are small, and its threads wait for each other.
 
-    A third of a search's processor time went there. What the environment says counts, and a
+    A fifth of a search's processor time went there. What the environment says counts, and a
     program that holds NumPy already keeps its threads.
     """
     if "numpy" not in sys.modules:

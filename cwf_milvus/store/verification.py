@@ -143,8 +143,8 @@ class Verification:
         if self.outdated:
             lines.append(
                 f"{len(self.outdated)} rows have the user's fields of before an update that was "
-                "lost. Give it again (index --metadata), or verify with accept to keep what is "
-                "there"
+                "lost. Give it again (repair or index, --metadata), or verify with accept to "
+                "keep what is there"
             )
             lines += _named("update lost", [repr(uri) for uri in self.outdated])
         lines += _named("damaged", [f"{uri!r}: {reason}" for uri, reason in self.damaged])
