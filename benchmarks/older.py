@@ -25,6 +25,7 @@ from cwf_milvus import Encoder, InstanceCollection
 folder, n, settings = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
 from pathlib import Path
 photos = sorted(map(str, Path(folder).rglob("*.jpg")))[:n]
+assert photos, f"{folder}: no *.jpg there"
 encoder = Encoder(**settings)
 with tempfile.TemporaryDirectory() as place:
     with InstanceCollection.create(place + "/photos.db", "photos", encoder) as collection:
@@ -38,6 +39,7 @@ def against_older(photos: str, older: Path, n: int = 48, rounds: int = 3) -> dic
     """Return photos a second over the older version's, by processor seconds and by the clock."""
     here = Path(__file__).parents[1]
     half: dict[str, object] = {"network_dtype": "bfloat16"}
+    folder = str(Path(photos).resolve())  # each runs in its own tree
     runs: dict[str, tuple[Path, dict[str, object]]] = {
         "older": (older, {}),
         "without keypoints": (here, {"keypoints": 0}),
@@ -49,7 +51,7 @@ def against_older(photos: str, older: Path, n: int = 48, rounds: int = 3) -> dic
     for _ in range(rounds):
         for name, (tree, settings) in runs.items():
             done = subprocess.run(
-                [sys.executable, "-c", _RUN, photos, str(n), json.dumps(settings)],
+                [sys.executable, "-c", _RUN, folder, str(n), json.dumps(settings)],
                 env={**os.environ, "PYTHONPATH": str(tree)},
                 check=True,
                 capture_output=True,
