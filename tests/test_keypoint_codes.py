@@ -116,6 +116,15 @@ def test_the_basis_is_orthonormal():
     np.testing.assert_allclose(units.T @ units, np.eye(DIM), atol=1e-6)
 
 
+@pytest.mark.parametrize("n", [0, 1, 31, 32, 33, 801])
+def test_descriptors_are_the_same_alone_and_among_any_number(n):
+    sift = np.random.default_rng(n).integers(0, 200, (n, 128)).astype(np.float32)
+    alone = [compact_descriptors(one[None])[0] for one in sift]
+    together = compact_descriptors(sift)
+    assert together.shape == (n, DIM)
+    np.testing.assert_allclose(together, np.reshape(alone, (n, DIM)), atol=1e-6)
+
+
 def test_an_empty_descriptor_gives_zeros():
     assert not compact_descriptors(np.zeros((2, 128), np.float32)).any()
 
