@@ -36,7 +36,7 @@ class Figure:
 
 
 FIGURES = {
-    "photos a second, 1 CPU core": Figure(4.7, "run: half of what docs/performance.md has for 2"),
+    "photos a second, 1 CPU core": Figure(6.9, "run: half of what docs/performance.md has for 2"),
     "photos a second, 1 GPU": Figure(500, "assumed: no GPU was to be had; a goal is 1,000"),
     "graph: photos a second, 1 CPU core": Figure(
         83, "run: `python benchmarks/sums.py --graph 600`, 30 regions, no keypoints, CPU time"
